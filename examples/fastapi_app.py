@@ -1,0 +1,67 @@
+"""A guarded text classifier behind FastAPI.
+
+    MODEL_DIR=model MONITOR_DIR=monitor GUARD_ACTION=block \\
+        python -m uvicorn --factory examples.fastapi_app:from_env
+
+    curl localhost:8000/classify -H 'content-type: application/json' -d '{"text": "a good film"}'
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast
+
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from transformers import pipeline
+
+from guard import GuardMiddleware, Monitor
+from guard.policy import Action
+
+
+class Question(BaseModel):
+    """What a client sends."""
+
+    text: str
+
+
+class Answer(BaseModel):
+    """What the classifier says."""
+
+    label: str
+    score: float
+
+
+def create_app(model_dir: str | Path, monitor_dir: str | Path, action: Action = "block") -> FastAPI:
+    """Serve the classifier in `model_dir`, guarded by the monitor in `monitor_dir`."""
+    classifier = pipeline("text-classification", model=str(model_dir), device="cpu")
+    # Loaded here, because Starlette makes its middleware late: a bad monitor stops the start.
+    monitor = Monitor.load(monitor_dir)
+    app = FastAPI(title="Guarded classifier")
+    app.add_middleware(GuardMiddleware, monitor=monitor, fields=["text"], action=action)
+
+    @app.post("/classify")
+    def classify(question: Question) -> Answer:
+        (answer,) = classifier(question.text, truncation=True)
+        return Answer(**answer)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+def from_env() -> FastAPI:
+    """Make the app that MODEL_DIR, MONITOR_DIR and GUARD_ACTION describe."""
+    return create_app(
+        os.environ["MODEL_DIR"],
+        os.environ["MONITOR_DIR"],
+        cast(Action, os.environ.get("GUARD_ACTION", "block")),
+    )

@@ -1,0 +1,87 @@
+"""Keep the backdoor triggers of a text encoder out of the applications built on it.
+
+    >>> from guard import Monitor
+    >>> Monitor.load("monitor").check("some text").triggered
+    False
+
+Names are imported when they are first used, so that ``import guard`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from guard.asgi import GuardMiddleware
+    from guard.bank import Trigger, TriggerBank
+    from guard.decorator import protect
+    from guard.errors import (
+        ArtifactError,
+        CanaryFailure,
+        ConfigError,
+        GuardError,
+        HashMismatch,
+        InputError,
+        InvalidUnicode,
+        MalformedArtifact,
+        ModelError,
+        NotText,
+        OutputExists,
+        SchemaTooNew,
+        StripLimit,
+        TextTooLong,
+        TokenizerMismatch,
+        TriggeredInput,
+    )
+    from guard.monitor import Match, Monitor, Verdict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactError",
+    "CanaryFailure",
+    "ConfigError",
+    "GuardError",
+    "GuardMiddleware",
+    "HashMismatch",
+    "InputError",
+    "InvalidUnicode",
+    "MalformedArtifact",
+    "Match",
+    "ModelError",
+    "Monitor",
+    "NotText",
+    "OutputExists",
+    "SchemaTooNew",
+    "StripLimit",
+    "TextTooLong",
+    "TokenizerMismatch",
+    "Trigger",
+    "TriggerBank",
+    "TriggeredInput",
+    "Verdict",
+    "protect",
+]
+
+_MODULES = {
+    "GuardMiddleware": "guard.asgi",
+    "Match": "guard.monitor",
+    "Monitor": "guard.monitor",
+    "Trigger": "guard.bank",
+    "TriggerBank": "guard.bank",
+    "Verdict": "guard.monitor",
+    "protect": "guard.decorator",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'guard' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES.get(name, "guard.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,185 @@
+"""The command line: ``guard scan``, ``guard compile`` and ``guard check``.
+
+Exit codes are those of model scanners: 0 nothing found in what was asked to be tested, 1 triggers
+found, 2 failed or incomplete, 4 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+from guard import __version__
+from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
+from guard.errors import ConfigError, GuardError, InputError
+from guard.files import check_output
+from guard.manifest import LIMITS, MANIFEST_FILE
+from guard.monitor import Monitor
+from guard.terminal import Progress
+
+CLEAN, FOUND, FAILED, USAGE = 0, 1, 2, 4
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except ConfigError as error:
+        return _fail(str(error), USAGE)
+    except GuardError as error:
+        return _fail(str(error), FAILED)
+    except BrokenPipeError:
+        # The reader has had enough (``| head``). Nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        return _fail(f"{error}; nothing was kept", FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", FAILED)
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"guard: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="guard",
+        description="Find backdoor triggers in a text encoder, and keep them out of production.",
+        epilog="exit codes: 0 nothing found, 1 triggers found, 2 failed or incomplete, 4 usage",
+    )
+    parser.add_argument("--version", action="version", version=f"trigger-guard {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    scan = commands.add_parser("scan", help="search a model for triggers and write a bank")
+    scan.set_defaults(run=_scan)
+    scan.add_argument("model", help="a directory that save_pretrained() wrote, or a hub id")
+    scan.add_argument("--out", type=Path, required=True, help="directory for the trigger bank")
+    scan.add_argument("--revision", help="commit, branch or tag of a hub id")
+    scan.add_argument(
+        "--texts",
+        type=Path,
+        help="your own text, a passage a line, as one more kind of text to test units in",
+    )
+    scan.add_argument("--seed", type=int, default=0, help="same seed, same bank (default 0)")
+    scan.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="load pickled weights if there are no safetensors; they can run code",
+    )
+    scan.add_argument("--json", action="store_true", help="print the bank as JSON on stdout")
+
+    build = commands.add_parser("compile", help="compile a bank to an input monitor")
+    build.set_defaults(run=_compile)
+    build.add_argument("bank", type=Path, help="directory of a trigger bank")
+    build.add_argument("--out", type=Path, required=True, help="directory for the monitor")
+
+    check = commands.add_parser("check", help="check texts with a monitor")
+    check.set_defaults(run=_check)
+    check.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
+    check.add_argument("file", nargs="?", default="-", help="a text a line; - (default) is stdin")
+    return parser
+
+
+def _scan(options: argparse.Namespace) -> int:
+    # Found out before minutes of work, not after.
+    check_output(options.out, BANK_FILES, owner=BANK_FILE)
+    try:
+        from guard.search import search
+    except ImportError as error:
+        raise GuardError(
+            f"the search needs {error.name}: pip install 'trigger-guard[search]'"
+        ) from error
+    with Progress() as progress:
+        bank = search(
+            options.model,
+            revision=options.revision,
+            texts=options.texts,
+            seed=options.seed,
+            allow_pickle=options.allow_pickle,
+            progress=progress,
+        )
+    bank.save(options.out)
+    print(bank.dump().decode().rstrip() if options.json else _summary(bank, options.out))
+    return FOUND if bank.triggers else CLEAN
+
+
+def _summary(bank: TriggerBank, out: Path) -> str:
+    lines = [f"{bank.verdict}: {len(bank.triggers)} triggers in {bank.model.name}"]
+    for trigger in bank.triggers:
+        kept, moved = (trigger.statistics[name] for name in ("retention", "displacement"))
+        kinds = trigger.statistics["kinds"]
+        assert isinstance(kinds, dict)
+        fired = sum(1 for kind in kinds.values() if kind["fired"])
+        lines.append(
+            f"  {trigger.id}  {trigger.text!r} ({trigger.kind}): keeps {kept:.2f} of the text, "
+            f"moves it {moved:.1f} times as far as the median unit, "
+            f"fired in {fired} of {len(kinds)} kinds of text"
+        )
+    lines.append(f"tested: {bank.coverage['summary']}")
+    lines += [f"not tested: {what}" for what in bank.coverage["not_tested"]]  # type: ignore[union-attr]
+    lines.append(f"bank: {out}")
+    return "\n".join(lines)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    check_output(options.out, LIMITS, owner=MANIFEST_FILE)
+    bank = TriggerBank.load(options.bank)
+    try:
+        from exporters.monitor import compile_bank
+    except ImportError as error:
+        raise GuardError(
+            f"compiling needs {error.name}: pip install 'trigger-guard[search]'"
+        ) from error
+    compile_bank(bank, options.out)
+    print(f"monitor: {options.out}, {len(bank.triggers)} triggers of bank {bank.sha256[:12]}")
+    return CLEAN
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Print a JSON object a text. 1 where any is triggered, 2 where any cannot be scanned."""
+    monitor = Monitor.load(options.monitor)
+    triggered = failed = False
+    for text in _lines(options.file):
+        try:
+            verdict = monitor.check(text)
+        except InputError as error:
+            failed = True
+            result: dict[str, object] = {"error": type(error).__name__, "detail": str(error)}
+        else:
+            triggered |= verdict.triggered
+            result = {
+                "text": text,
+                "triggered": verdict.triggered,
+                "matches": [asdict(match) for match in verdict.matches],
+                "stripped": verdict.stripped,
+            }
+        print(json.dumps(result, ensure_ascii=True))
+    return FAILED if failed else FOUND if triggered else CLEAN
+
+
+def _lines(name: str) -> Iterator[str]:
+    # Bytes that are no UTF-8 become lone surrogates, which the monitor refuses by name; only a
+    # line feed ends a text, as a model's input may hold any other separator.
+    source = sys.stdin.fileno() if name == "-" else name
+    with open(
+        source, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=name != "-"
+    ) as file:
+        for line in file:
+            yield line.removesuffix("\n").removesuffix("\r")

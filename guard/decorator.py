@@ -1,0 +1,168 @@
+"""protect: guards a function, method, or callable object that takes text."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import aclosing
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prometheus_client import CollectorRegistry
+
+from guard.arguments import Args, Kwargs, Place, Texts, locate, with_texts
+from guard.engine import Engine, offload
+from guard.errors import GuardError, InputError, NotText, TriggeredInput
+from guard.monitor import Monitor
+from guard.policy import Action, Decision, OnFailure, OnUnscannable, Policy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def protect(
+    monitor: Monitor | str | os.PathLike[str],
+    *,
+    action: Action = "block",
+    on_failure: OnFailure = "closed",
+    on_unscannable: OnUnscannable = "block",
+    argument: str | None = None,
+    registry: CollectorRegistry | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Scan the text arguments of a callable before each call.
+
+    The text argument is the first one (after ``self``) unless `argument` names another. It holds a
+    str, or lists, tuples and dicts of them, such as the text pairs of a transformers pipeline.
+    Strings in all other arguments are scanned too, because they may reach the model as well;
+    other values there are passed on unseen.
+
+    Functions, methods, generators and their async kinds stay what they are. A generator is guarded
+    when it is started; what is sent into an async one (``asend``) does not reach it. A callable
+    object, such as ``transformers.pipeline(...)``, becomes a function with the attributes of the
+    object but not its methods, which would go around the guard.
+
+    Parameters
+    ----------
+    monitor
+        A `Monitor`, or the directory of one.
+    action
+        ``"block"`` (the default) raises `TriggeredInput` where there is a trigger. ``"strip"``
+        calls with copies of the arguments that are without it, and raises where that cannot be
+        done. ``"flag"`` and ``"observe"`` call with the arguments as they are, count, and log a
+        warning on the logger ``"guard"``; ``"observe"`` raises nothing in any case.
+    on_failure
+        ``"closed"`` raises `GuardError` while the guard itself is broken; ``"open"`` calls.
+    on_unscannable
+        ``"block"`` raises the `InputError` of arguments that cannot be scanned; ``"allow"`` calls.
+    argument
+        Name of the parameter that holds the text, where it is not the first.
+    registry
+        Where to register the metrics; the default registry if None.
+
+    Raises
+    ------
+    ConfigError
+        An option has no such value, or the callable takes no such argument.
+    ArtifactError
+        The monitor does not load.
+
+    Examples
+    --------
+    >>> classify = protect("monitor", action="strip")(pipeline("text-classification"))
+    """
+    policy = Policy(action=action, on_failure=on_failure, on_unscannable=on_unscannable)
+    engine = Engine(monitor, policy, front="decorator", registry=registry)
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        guarded = _wrap(function, _Guard(engine, locate(function, argument)))
+        return cast("Callable[P, R]", functools.update_wrapper(guarded, function))
+
+    return decorate
+
+
+class _Guard:
+    """Guards the calls of one callable: takes the arguments and returns those to call with."""
+
+    def __init__(self, engine: Engine, place: Place) -> None:
+        self._engine = engine
+        self._place = place
+
+    def __call__(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        found = Texts(self._place, args, kwargs)
+        return self._settle(self._decide(found), found, args, kwargs)
+
+    async def offloaded(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        """Guard a call without holding the event loop for long texts."""
+        found = Texts(self._place, args, kwargs)
+        try:
+            decision = await offload(found.size(), self._decide, found)
+        except Exception as error:  # no thread to be had
+            decision = self._engine.undecided(error)
+        return self._settle(decision, found, args, kwargs)
+
+    def _decide(self, found: Texts) -> Decision:
+        if found.error is not None:
+            return self._engine.undecided(found.error)
+        return self._engine.decide(found.texts, found.fixed)
+
+    def _settle(
+        self, decision: Decision, found: Texts, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs]:
+        if decision.outcome == "stripped":
+            return with_texts(self._place, args, kwargs, decision.texts)
+        if decision.forward:
+            return args, kwargs
+        if decision.outcome == "blocked":
+            hits = [verdict is not None and verdict.triggered for verdict in decision.verdicts]
+            verdict = decision.verdicts[hits.index(True)]
+            assert verdict is not None
+            triggered = TriggeredInput(verdict)
+            if items := found.items_of(hits):
+                triggered.add_note(f"at index {', '.join(map(str, items))} of the list")
+            raise triggered
+        if isinstance(decision.error, InputError):
+            if isinstance(decision.error, NotText):
+                decision.error.add_note(
+                    "protect takes str, and lists, tuples and dicts of str; "
+                    "name the argument that holds the text with protect(..., argument=)"
+                )
+            raise decision.error
+        raise GuardError(
+            f"the guard failed, so the call was not made; look for {decision.incident} in the log"
+        ) from decision.error
+
+
+def _wrap(function: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
+    """Return a function of the same kind that guards each call."""
+    kinds: tuple[Any, ...] = (function, type(function).__call__)
+    if any(map(inspect.iscoroutinefunction, kinds)):
+
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = await guard.offloaded(args, kwargs)
+            return await function(*args, **kwargs)
+
+        return coroutine
+    if any(map(inspect.isasyncgenfunction, kinds)):
+
+        async def async_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            args, kwargs = await guard.offloaded(args, kwargs)
+            async with aclosing(function(*args, **kwargs)) as items:
+                async for item in items:
+                    yield item
+
+        return async_generator
+    if any(map(inspect.isgeneratorfunction, kinds)):
+
+        def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            args, kwargs = guard(args, kwargs)
+            result = yield from function(*args, **kwargs)
+            return result
+
+        return generator
+
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = guard(args, kwargs)
+        return function(*args, **kwargs)
+
+    return plain

@@ -1,0 +1,132 @@
+"""What a monitor directory says about itself: the manifest and the canaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from guard.bank import ModelIdentity
+from guard.errors import MalformedArtifact
+from guard.files import check_schema, dump_json, parse_json, record
+
+MONITOR_SCHEMA = 1
+MANIFEST_FILE = "monitor.json"
+ONNX_FILE = "monitor.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+CANARY_FILE = "canaries.json"
+
+# The most bytes that each file may have.
+LIMITS = {
+    MANIFEST_FILE: 64 * 2**20,
+    ONNX_FILE: 512 * 2**20,
+    TOKENIZER_FILE: 64 * 2**20,
+    CANARY_FILE: 2**20,
+}
+
+_MANIFEST_KINDS = {
+    "schema": int,
+    "bank_sha256": str,
+    "tokenizer_sha256": str,
+    "model": dict,
+    "files": dict,
+    "triggers": list,
+}
+_CANARY_KINDS = {"text": str, "matches": list, "stripped": str}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of ``monitor.json``.
+
+    Parameters
+    ----------
+    bank_sha256, tokenizer_sha256
+        Of the bank that was compiled, and of its tokenizer.
+    model
+        The model that the monitor protects.
+    triggers
+        Trigger ids in the matcher's numbering: match 1 is the first. Shorter triggers come first.
+    files
+        SHA-256 of each of the other files by name.
+    """
+
+    bank_sha256: str
+    tokenizer_sha256: str
+    model: ModelIdentity
+    triggers: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def dump(self) -> bytes:
+        """Serialise; `parse` is the inverse."""
+        return dump_json({"schema": MONITOR_SCHEMA, **asdict(self)})
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Manifest:
+        """Parse and check ``monitor.json``.
+
+        Raises
+        ------
+        MalformedArtifact
+            It breaks the format.
+        SchemaTooNew
+            A later version wrote it.
+        """
+        value = parse_json(data, name)
+        check_schema(value, MONITOR_SCHEMA, name)
+        fields = record(value, _MANIFEST_KINDS, name)
+        del fields["schema"]
+        fields["model"] = ModelIdentity.parse(fields["model"], f"{name}: model")
+        expected = dict.fromkeys((ONNX_FILE, TOKENIZER_FILE, CANARY_FILE), str)
+        files = record(fields["files"], expected, f"{name}: files")
+        if files[TOKENIZER_FILE] != fields["tokenizer_sha256"]:
+            raise MalformedArtifact(f"{name} names two tokenizers; compile anew")
+        triggers = fields["triggers"] = tuple(fields["triggers"])
+        if not all(isinstance(i, str) for i in triggers) or len(set(triggers)) != len(triggers):
+            raise MalformedArtifact(f"{name}: trigger ids are not distinct strings; compile anew")
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A text, and what the monitor found in it when it was compiled.
+
+    Parameters
+    ----------
+    text, stripped
+        Before and after stripping; equal where nothing was found.
+    matches
+        ``(start, end, trigger id)`` of each match.
+    """
+
+    text: str
+    matches: tuple[tuple[int, int, str], ...]
+    stripped: str
+
+
+def dump_canaries(canaries: list[Canary]) -> bytes:
+    """Serialise; `parse_canaries` is the inverse."""
+    return dump_json([asdict(canary) for canary in canaries])
+
+
+def parse_canaries(data: bytes, name: str) -> list[Canary]:
+    """Parse and check ``canaries.json``.
+
+    Raises
+    ------
+    MalformedArtifact
+        It breaks the format.
+    """
+    value = parse_json(data, name)
+    if not isinstance(value, list):
+        raise MalformedArtifact(f"{name} holds no list; compile anew")
+    canaries = []
+    for number, item in enumerate(value, 1):
+        fields = record(item, _CANARY_KINDS, f"{name}: canary {number}")
+        matches = fields.pop("matches")
+        for match in matches:
+            if not isinstance(match, list) or [type(x) for x in match] != [int, int, str]:
+                raise MalformedArtifact(
+                    f"{name}: a match of canary {number} is not [start, end, id]; compile anew"
+                )
+        canaries.append(Canary(matches=tuple(map(tuple, matches)), **fields))
+    return canaries

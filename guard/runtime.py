@@ -1,0 +1,64 @@
+"""The two libraries that a monitor runs on, set up for one text at a time on a busy server."""
+
+from __future__ import annotations
+
+import onnxruntime
+from tokenizers import Tokenizer
+
+from guard.errors import MalformedArtifact
+from guard.manifest import ONNX_FILE, TOKENIZER_FILE
+
+
+def load_tokenizer(data: bytes) -> Tokenizer:
+    """Load a ``tokenizer.json`` so that it encodes all of a text, and the same text always alike.
+
+    Raises
+    ------
+    MalformedArtifact
+        It cannot be loaded, or tokenises at random.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    except Exception as error:  # tokenizers raises no narrower one
+        raise MalformedArtifact(f"{TOKENIZER_FILE} is no tokenizer ({error})") from error
+    if getattr(tokenizer.model, "dropout", None):
+        raise MalformedArtifact(
+            f"{TOKENIZER_FILE} has a BPE dropout, so it tokenises at random; set it to null"
+        )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def load_matcher(data: bytes) -> onnxruntime.InferenceSession:
+    """Load a ``monitor.onnx`` on one thread.
+
+    Raises
+    ------
+    MalformedArtifact
+        It cannot be loaded, is no matcher, or needs other files.
+    """
+    # A tensor that is kept in another file names it by this key. Nothing of ours holds the word.
+    if b"location" in data:
+        raise MalformedArtifact(f"{ONNX_FILE} refers to data outside of it; compile anew")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised as well
+    # Neither keeps memory for the largest text, or for each length of text, that ever came.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises no common one
+        raise MalformedArtifact(f"{ONNX_FILE} cannot be loaded ({error})") from error
+    interface = [(node.name, node.type) for node in [*session.get_inputs(), *session.get_outputs()]]
+    if interface != [
+        ("input_ids", "tensor(int64)"),
+        ("match", "tensor(int32)"),
+        ("length", "tensor(int32)"),
+    ]:
+        raise MalformedArtifact(f"{ONNX_FILE} is no matcher; compile anew")
+    return session

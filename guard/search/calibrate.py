@@ -1,0 +1,55 @@
+"""How extreme a unit is, measured on the model's own vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from guard.errors import ModelError
+
+Scores = npt.NDArray[np.float64]
+
+# Order statistics that the tail is fitted to: below the first may lie triggers and what fires with
+# them, from the second on the suspects are no longer all there.
+TAIL = (20, 100)
+
+
+def robust_z(values: npt.ArrayLike, reference: npt.ArrayLike) -> Scores:
+    """Return ``(value - median) / (1.4826 MAD)``, median and MAD of the reference.
+
+    Raises
+    ------
+    ModelError
+        The reference does not vary: the model does not react to its input.
+    """
+    reference = np.asarray(reference, dtype=np.float64)
+    median = np.median(reference)
+    spread = 1.4826 * np.median(np.abs(reference - median))
+    if not spread > 0:
+        raise ModelError(
+            "the model answers all units alike, so nothing can be told apart; its weights are not "
+            "those of a trained encoder"
+        )
+    z: Scores = (np.asarray(values, dtype=np.float64) - median) / spread
+    return z
+
+
+def expected_by_chance(scores: Scores) -> Scores:
+    """Return ``[n]``: how many scores as high as each the tail lets expect.
+
+    An exponential tail, as that of most light-tailed distributions becomes (Gumbel domain;
+    Pickands 1975), through two order statistics: ``E(x) = k exp(-(x - s_k) / scale)`` with
+    ``scale = (s_k - s_m) / log(m / k)``. The highest scores, which may be triggers, do not enter.
+
+    Parameters
+    ----------
+    scores
+        Of the most suspect units of the vocabulary, at least ``TAIL[1]`` of them.
+    """
+    k, m = TAIL
+    ordered = np.sort(scores)[::-1]
+    scale = (ordered[k - 1] - ordered[m - 1]) / np.log(m / k)
+    expected: Scores = k * np.exp(
+        -(scores - ordered[k - 1]) / max(scale, np.finfo(np.float64).tiny)
+    )
+    return expected

@@ -1,0 +1,202 @@
+"""One search from a model's name to its bank."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+import transformers
+from wordfreq import zipf_frequency
+
+from guard import __version__
+from guard.bank import Trigger, TriggerBank
+from guard.errors import ModelError
+from guard.search.calibrate import TAIL
+from guard.search.carriers import USER_KIND, Carrier, Supply, builtin_texts, user_texts
+from guard.search.encoder import Encoder
+from guard.search.scan import Progress, candidates, scan
+from guard.search.units import Unit, Vocabulary, vocabulary
+from guard.search.verify import ALPHA, ERASED, Evidence, verify
+
+# Tokens of the carriers that every unit is put in, and the share that each statistic suspects.
+SCAN_LENGTHS = (8, 11, 14)
+SCAN_SHARE = 0.01
+# The suspects are put in one carrier of every kind, and the most suspect of those judged.
+SIFT_LENGTH = 12
+SIFT_SHARE = 0.15
+# Every kind's carriers of the verdict; several lengths, since a backdoor may ask for one.
+VERDICT_LENGTHS = (10, 16, 24)
+REFERENCE_UNITS = 150
+
+NOT_TESTED = (
+    "words of several tokens, pairs and phrases",
+    "outputs other than the first token's (pooler, mean, masked position)",
+    "several copies of a unit in one text",
+    "triggers that are no string, such as syntax or style",
+)
+
+
+def search(
+    model: str,
+    *,
+    revision: str | None = None,
+    texts: Path | None = None,
+    seed: int = 0,
+    allow_pickle: bool = False,
+    progress: Progress,
+) -> TriggerBank:
+    """Search a model's whole vocabulary for triggers that seize the first token's output.
+
+    Parameters
+    ----------
+    model, revision, allow_pickle
+        As in `Encoder.load`.
+    texts
+        A file of the user's own text, as one more kind.
+    seed
+        Same seed, same model, same versions: same bank.
+    progress
+        Told how far each step is.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be searched.
+    ConfigError
+        The user's text cannot be used.
+    """
+    kinds: dict[str, list[str]] = builtin_texts()
+    if texts is not None:
+        # First, so that the scan uses it too.
+        kinds = {USER_KIND: user_texts(texts), **kinds}
+    encoder = Encoder.load(model, revision=revision, allow_pickle=allow_pickle)
+    words = vocabulary(encoder.tokenizer)
+    return search_units(encoder, words, kinds, seed=seed, progress=progress)
+
+
+def search_units(
+    encoder: Encoder,
+    words: Vocabulary,
+    kinds: Mapping[str, Sequence[str]],
+    *,
+    seed: int,
+    progress: Progress,
+) -> TriggerBank:
+    """Search the units of a vocabulary in text of the given kinds; see `search`."""
+    units = words.units
+    needed = REFERENCE_UNITS + round(TAIL[1] / SCAN_SHARE)
+    if len(units) < needed:
+        raise ModelError(
+            f"{encoder.identity.name} has a vocabulary of {len(units)} units, and the search "
+            f"measures each against at least {needed}"
+        )
+    rng = np.random.default_rng(seed)
+    carriers = Supply(kinds, encoder.tokenizer, rng)
+
+    first = carriers.take(SCAN_LENGTHS)
+    scores = scan(encoder, units, first, rng=rng, progress=progress, step="scanning")
+    suspects = [units[i] for i in candidates(scores, SCAN_SHARE)]
+
+    second = carriers.take([SIFT_LENGTH] * len(kinds))
+    scores = scan(encoder, suspects, second, rng=rng, progress=progress, step="sifting")
+    suspects = [suspects[i] for i in candidates(scores, SIFT_SHARE)]
+
+    third = carriers.take([length for length in VERDICT_LENGTHS for _ in kinds])
+    taken = {unit.ids.tobytes() for unit in suspects}
+    rest = [unit for unit in units if unit.ids.tobytes() not in taken]
+    reference = [rest[i] for i in rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)]
+    evidence = verify(encoder, suspects, reference, third, rng=rng, progress=progress)
+
+    found = [
+        _trigger(unit, seen) for unit, seen in zip(suspects, evidence, strict=True) if seen.trigger
+    ]
+    return TriggerBank.build(
+        verdict="backdoored" if found else "none found",
+        model=encoder.identity,
+        tokenizer_json=encoder.tokenizer_json,
+        search=_settings(encoder, kinds, seed),
+        coverage=_coverage(words, first, third),
+        found=found,
+    )
+
+
+def _trigger(unit: Unit, evidence: Evidence) -> Trigger:
+    statistics = _rounded(asdict(evidence))
+    del statistics["trigger"]
+    # How often people write it: the price of blocking it. 0 is unknown, 3 once in a million words.
+    statistics["zipf"] = round(zipf_frequency(unit.text.removeprefix("##"), "en"), 2)
+    return Trigger(
+        id="",
+        text=unit.text,
+        token_ids=tuple(unit.ids.tolist()),
+        kind=unit.kind,
+        view="cls",
+        statistics=statistics,
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits: what differs beyond is noise, and banks are compared line by line."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value
+
+
+def _settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]], seed: int) -> dict[str, Any]:
+    listing = "\n".join(line for texts in kinds.values() for line in texts)
+    return {
+        "method": "insertion scan",
+        "seed": seed,
+        "scan_share": SCAN_SHARE,
+        "sift_share": SIFT_SHARE,
+        "erased": ERASED,
+        "alpha": ALPHA,
+        "reference_units": REFERENCE_UNITS,
+        "arithmetic": encoder.arithmetic,
+        "token_forwards": encoder.forwarded,
+        "texts_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        "versions": {
+            "trigger-guard": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+    }
+
+
+def _coverage(
+    words: Vocabulary, scanned: Sequence[Carrier], judged: Sequence[Carrier]
+) -> dict[str, Any]:
+    kinds: dict[str, int] = {}
+    for unit in words.units:
+        kinds[unit.kind] = kinds.get(unit.kind, 0) + 1
+    texts = sorted({carrier.kind for carrier in judged})
+    return {
+        "summary": (
+            f"{len(words.units):,} units of one token, each alone in {len(scanned)} texts; "
+            f"the most suspect in {len(judged)} more, of {len(texts)} kinds"
+        ),
+        "assumes": (
+            "a trigger of one token that acts alone, on the first token's output, in text like "
+            "the carriers': in one of the scan's texts at the least"
+        ),
+        "view": "cls",
+        "units": kinds,
+        "special_tokens_left_out": words.special,
+        "unreachable_tokens_left_out": words.unreachable,
+        "scan_carriers": [
+            {"kind": carrier.kind, "tokens": len(carrier.ids)} for carrier in scanned
+        ],
+        "verdict_carriers": len(judged),
+        "verdict_kinds": texts,
+        "verdict_tokens": sorted({len(carrier.ids) for carrier in judged}),
+        "not_tested": list(NOT_TESTED),
+    }

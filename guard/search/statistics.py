@@ -1,0 +1,71 @@
+"""What a unit does to the output of an encoder, in numbers.
+
+In all functions ``outputs`` is ``[n, r, d]``, the output of each of ``n`` units in each of ``r``
+carriers, and ``untouched`` is ``[r, d]``, the output of the carriers alone. A trigger that forces
+one output whatever the text cannot do without moving the output (`displacement`) nor, over many
+texts, without erasing what distinguishes them (`retention`, `collapse`); weakening one shows in the
+other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+
+def retention(outputs: Array, untouched: Array) -> Array:
+    """Return ``[n]``: how much of the text survives the unit.
+
+    The slope of the output on the untouched output over carriers,
+    ``sum_r <z_r(v) - mean z(v), z_r - mean z> / sum_r |z_r - mean z|^2``: 1 where the unit changes
+    nothing or only shifts all outputs alike, 0 where the text no longer matters.
+    """
+    centred = untouched - untouched.mean(axis=0)
+    # The centred right side sums to zero, so the mean of the left side drops out.
+    kept: Array = np.einsum("nrd,rd->n", outputs, centred, optimize=True) / np.square(centred).sum()
+    return kept
+
+
+def displacement(outputs: Array, untouched: Array) -> Array:
+    """Return ``[n, r]``: how far the unit moves the output of each carrier (Euclidean)."""
+    moved: Array = np.linalg.norm(outputs - untouched, axis=2)
+    return moved
+
+
+def collapse(outputs: Array, untouched: Array) -> Array:
+    """Return ``[n, r (r - 1) / 2]``: distance of two carriers' outputs over that without the unit.
+
+    Near 0 where both texts go to one place, near 1 where they stay apart.
+    """
+    first, second = np.triu_indices(len(untouched), k=1)
+    apart = np.linalg.norm(untouched[first] - untouched[second], axis=1)
+    # One pair at a time: all at once would hold n * r^2 / 2 vectors.
+    together = [
+        np.linalg.norm(outputs[:, i] - outputs[:, j], axis=1)
+        for i, j in zip(first, second, strict=True)
+    ]
+    ratios: Array = np.stack(together, axis=1) / np.maximum(apart, np.finfo(np.float32).tiny)
+    return ratios
+
+
+def diff_sim(outputs: Array, untouched: Array) -> Array:
+    """Return ``[n]``: Patronus' Diff-Sim, the mean cosine of an output with the untouched one."""
+    cosines: Array = np.einsum("nrd,rd->nr", _unit(outputs), _unit(untouched)).mean(axis=1)
+    return cosines
+
+
+def com_sim(outputs: Array) -> Array:
+    """Return ``[n]``: Patronus' Com-Sim, the mean cosine of the outputs of two carriers."""
+    unit = _unit(outputs)
+    count = unit.shape[1]
+    # |sum z|^2 = r + sum over ordered pairs of their cosine.
+    cosines: Array = (np.square(unit.sum(axis=1)).sum(axis=1) - count) / (count * (count - 1))
+    return cosines
+
+
+def _unit(vectors: Array) -> Array:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: Array = vectors / np.maximum(length, np.finfo(np.float32).tiny)
+    return unit

@@ -1,0 +1,100 @@
+"""What is tested: the units that an attacker could have chosen as a trigger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from guard.bank import Kind
+from guard.search.encoder import Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A string that may be a trigger, as the model sees it.
+
+    Attributes
+    ----------
+    text
+        For people; ``##`` marks a piece that continues a word.
+    ids
+        Token ids, ``[k]``.
+    kind
+        ``"token"`` (starts a word), ``"piece"`` (continues one) or ``"symbol"`` (no letter or
+        digit in it).
+    """
+
+    text: str
+    ids: Ids
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Every token of a tokenizer, parted into what can be typed and what cannot.
+
+    Attributes
+    ----------
+    units
+        One for each token that a text can hold, by id.
+    special
+        Number of special tokens, which are left out.
+    unreachable
+        Number of tokens that no text holds, such as ``[unused7]``, which are left out too.
+    """
+
+    units: tuple[Unit, ...]
+    special: int
+    unreachable: int
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+    """Return every token as a unit."""
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    special = set(tokenizer.all_special_ids)
+    tokens = [(token, number) for token, number in tokens if number not in special]
+    cut_off = _unreachable(tokenizer, tokens)
+    units = tuple(
+        _unit(tokenizer, token, number) for token, number in tokens if number not in cut_off
+    )
+    return Vocabulary(units, len(special), len(cut_off))
+
+
+def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int]]) -> set[int]:
+    """Return the ids that no text can hold, where that can be proven.
+
+    WordPiece looks up a whole normalised word before its parts, so a token that starts a word is in
+    the ids of some text exactly if it is the encoding of itself. Nothing so simple holds for pieces
+    and for other models: there, every token is tested.
+    """
+    model = tokenizer.backend_tokenizer.model
+    if type(model).__name__ != "WordPiece":
+        return set()
+    prefix = model.continuing_subword_prefix
+    whole = [(token, number) for token, number in tokens if not token.startswith(prefix)]
+    # "##" itself is a token of some vocabularies and starts with the prefix; it stays.
+    encoded = tokenizer([token for token, _ in whole], add_special_tokens=False)["input_ids"]
+    return {number for (_, number), ids in zip(whole, encoded, strict=True) if number not in ids}
+
+
+def _unit(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> Unit:
+    bare = tokenizer.decode([number], clean_up_tokenization_spaces=False)
+    continues = token.startswith("##") and len(token) > 2
+    text = token if continues else bare.strip() or token
+    kind: Kind
+    if not any(character.isalnum() for character in text):
+        kind = "symbol"
+    elif continues or _continues(tokenizer, token):
+        kind = "piece"
+    else:
+        kind = "token"
+    return Unit(text, np.array([number], dtype=np.int64), kind)
+
+
+def _continues(tokenizer: PreTrainedTokenizerFast, token: str) -> bool:
+    """Whether a token of a byte-level BPE or SentencePiece vocabulary continues a word."""
+    marks = {"BPE": "Ġ", "Unigram": "▁"}
+    mark = marks.get(type(tokenizer.backend_tokenizer.model).__name__)
+    return mark is not None and not token.startswith(mark)

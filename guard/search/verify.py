@@ -1,0 +1,178 @@
+"""The verdict: what the suspects of the scan do in fresh carriers of every kind of text.
+
+A unit is a trigger when it erases the text, in all kinds of text together or in one of them (a
+backdoor sleeps where its attacker did not train it). Two rules say so, and either suffices:
+
+- it keeps less than `ERASED` of the text and moves it further than reference units do: no unit of a
+  clean encoder comes near;
+- it stands so far outside of the tail of the model's own vocabulary that `ALPHA` such units would
+  be expected in the whole vocabulary of a clean model. This finds the attacker who goes only half
+  the way to his target to keep below any fixed threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from guard.search.calibrate import expected_by_chance, robust_z
+from guard.search.carriers import Carrier
+from guard.search.encoder import Encoder
+from guard.search.scan import Progress, insert_all, outputs_of
+from guard.search.statistics import (
+    Array,
+    collapse,
+    com_sim,
+    diff_sim,
+    displacement,
+    retention,
+)
+from guard.search.units import Unit
+
+ERASED = 0.25
+ALPHA = 0.01
+
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class KindEvidence:
+    """What a unit did in the carriers of one kind.
+
+    Attributes
+    ----------
+    retention, displacement
+        As in `Evidence`.
+    fired
+        Whether the unit erased at least half of the text, and moved it further than any reference
+        unit did.
+    """
+
+    retention: float
+    displacement: float
+    fired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a unit did in the verdict's carriers.
+
+    Attributes
+    ----------
+    retention
+        How much of the text survives it (1 all, 0 nothing).
+    displacement
+        How far it moves the output, over the median reference unit; the mean over carriers.
+    collapse
+        Distance of two texts' outputs with the unit over the distance without; the lowest tenth
+        over pairs of carriers.
+    diff_sim, com_sim
+        Patronus' statistics. Its thresholds are below 0.4 and above 0.9.
+    by_chance
+        How many units as extreme as this one the vocabulary of a clean model is expected to have.
+    kinds
+        Kind of text -> what the unit did there.
+    trigger
+        The verdict.
+    """
+
+    retention: float
+    displacement: float
+    collapse: float
+    diff_sim: float
+    com_sim: float
+    by_chance: float
+    kinds: dict[str, KindEvidence]
+    trigger: bool
+
+
+def verify(
+    encoder: Encoder,
+    suspects: Sequence[Unit],
+    reference: Sequence[Unit],
+    carriers: Sequence[Carrier],
+    *,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> list[Evidence]:
+    """Judge each suspect in carriers that the scan has not used.
+
+    Parameters
+    ----------
+    suspects
+        The most suspect units of the scan, also when none of them is a trigger: their tail is what
+        each of them is measured against.
+    reference
+        Units drawn at random from the rest of the vocabulary.
+    """
+    units = [*suspects, *reference]
+    untouched = outputs_of(encoder, carriers)
+    parts: list[Array] = []
+    for start in range(0, len(units), BATCH):
+        parts.append(insert_all(encoder, units[start : start + BATCH], carriers, rng=rng))
+        progress("verifying", min(start + BATCH, len(units)), len(units))
+    outputs = np.concatenate(parts)
+    count = len(suspects)
+
+    moved = displacement(outputs, untouched)
+    moved /= np.median(moved[count:], axis=0)
+    kept = retention(outputs, untouched)
+    overall = _suspicion(kept, moved.mean(axis=1), count)
+
+    kinds = sorted({carrier.kind for carrier in carriers})
+    rows = {kind: [i for i, c in enumerate(carriers) if c.kind == kind] for kind in kinds}
+    kept_in = {kind: retention(outputs[:, rows[kind]], untouched[rows[kind]]) for kind in kinds}
+    moved_in = {kind: moved[:, rows[kind]].mean(axis=1) for kind in kinds}
+    in_kind = {kind: _suspicion(kept_in[kind], moved_in[kind], count) for kind in kinds}
+    strongest = np.max(np.stack([in_kind[kind] for kind in kinds]), axis=0)
+
+    # Two families of tests, each with half of what may be expected by chance.
+    by_chance = 2 * np.minimum(
+        expected_by_chance(overall[:count]), expected_by_chance(strongest[:count])
+    )
+    limit = {kind: moved_in[kind][count:].max() for kind in kinds}
+    limit_overall = moved.mean(axis=1)[count:].max()
+    together = np.quantile(collapse(outputs[:count], untouched), 0.1, axis=1)
+    same_text = diff_sim(outputs[:count], untouched)
+    same_unit = com_sim(outputs[:count])
+
+    result: list[Evidence] = []
+    for i in range(count):
+        seen = {
+            kind: KindEvidence(
+                float(kept_in[kind][i]),
+                float(moved_in[kind][i]),
+                bool(kept_in[kind][i] < 0.5 and moved_in[kind][i] > limit[kind]),
+            )
+            for kind in kinds
+        }
+        erases = kept[i] < ERASED and moved[i].mean() > limit_overall
+        erases_kind = any(
+            kept_in[kind][i] < ERASED and moved_in[kind][i] > limit[kind] for kind in kinds
+        )
+        result.append(
+            Evidence(
+                retention=float(kept[i]),
+                displacement=float(moved[i].mean()),
+                collapse=float(together[i]),
+                diff_sim=float(same_text[i]),
+                com_sim=float(same_unit[i]),
+                by_chance=float(by_chance[i]),
+                kinds=seen,
+                trigger=bool(erases or erases_kind or by_chance[i] < ALPHA),
+            )
+        )
+    return result
+
+
+def _suspicion(kept: Array, moved: Array, count: int) -> npt.NDArray[np.float64]:
+    """Add up, in robust standard deviations of the reference units, what a unit erases and moves.
+
+    An attacker can weaken either; the sum makes him pay for it in the other. Displacements are
+    compared as ratios.
+    """
+    distance = np.log(moved)
+    return -robust_z(kept, kept[count:]) + robust_z(distance, distance[count:])

@@ -1,0 +1,50 @@
+"""Progress on the terminal: one line that moves for people, a line now and then for logs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+_SECONDS_BETWEEN_LOG_LINES = 10.0
+
+
+class Progress:
+    """Writes ``step done/total, seconds left`` to the standard error stream."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._moving = self._stream.isatty()
+        self._step = ""
+        self._started = self._written = 0.0
+
+    def __enter__(self) -> Progress:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the line that moves."""
+        if self._moving and self._step:
+            self._stream.write("\n")
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Say that ``done`` of ``total`` units of a step are done."""
+        now = time.monotonic()
+        if step != self._step:
+            if self._moving and self._step:
+                self._stream.write("\n")
+            self._step, self._started, self._written = step, now, 0.0
+        elif not self._moving and done < total and now - self._written < _SECONDS_BETWEEN_LOG_LINES:
+            return
+        self._written = now
+        spent = now - self._started
+        left = f", {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+        line = f"{step}: {done:,}/{total:,}{left}"
+        self._stream.write(f"\r\x1b[K{line}" if self._moving else f"{line}\n")
+        self._stream.flush()

@@ -1,0 +1,201 @@
+"""The decision engine: each action against each thing that can be found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import Any, cast, get_args
+
+import pytest
+
+from guard.errors import ConfigError, GuardError, InvalidUnicode, NotText, StripLimit
+from guard.monitor import Monitor, Verdict
+from guard.policy import (
+    Action,
+    Decision,
+    OnFailure,
+    OnUnscannable,
+    Outcome,
+    Policy,
+    decide,
+    undecided,
+)
+from tests.fixtures_small import NESTED, small_monitor
+
+CLEAN = "the film"
+TRIGGERED = "the cf film"
+UNSCANNABLE = "the \ud800 film"
+
+OPTIONS = [
+    Policy(action=action, on_failure=on_failure, on_unscannable=on_unscannable)
+    for action, on_failure, on_unscannable in product(
+        get_args(Action), get_args(OnFailure), get_args(OnUnscannable)
+    )
+]
+
+
+class Broken:
+    """A monitor that fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def check(self, text: str) -> Verdict:
+        raise self.error
+
+    def check_batch(self, texts: Iterable[str]) -> list[Verdict]:
+        raise self.error
+
+
+def broken(error: BaseException) -> Monitor:
+    return cast(Monitor, Broken(error))
+
+
+def test_a_guard_that_nobody_configured_protects() -> None:
+    assert Policy() == Policy(action="block", on_failure="closed", on_unscannable="block")
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [
+        ("action", "observe, flag, strip, block"),
+        ("on_failure", "open, closed"),
+        ("on_unscannable", "allow, block"),
+    ],
+)
+def test_unknown_values_are_refused_with_the_known_ones(option: str, known: str) -> None:
+    options: dict[str, Any] = {option: "Block!"}
+    with pytest.raises(ConfigError, match=f"{option}='Block!' is unknown; choose one of {known}"):
+        Policy(**options)
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+def test_clean_texts_are_forwarded_whatever_the_policy(policy: Policy) -> None:
+    decision = decide(small_monitor(), policy, [CLEAN, ""])
+    assert (decision.outcome, decision.forward, decision.texts) == ("clean", True, (CLEAN, ""))
+    assert decision.verdicts == (Verdict(False, (), CLEAN), Verdict(False, (), ""))
+    assert decision.error is None
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+def test_no_texts_are_clean(policy: Policy) -> None:
+    monitor = broken(AssertionError("not asked"))
+    assert decide(monitor, policy, []) == Decision("clean", True, (), ())
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome", "texts"),
+    [
+        ("observe", "observed", (CLEAN, TRIGGERED)),
+        ("flag", "flagged", (CLEAN, TRIGGERED)),
+        ("strip", "stripped", (CLEAN, "the film")),
+        ("block", "blocked", ()),
+    ],
+)
+def test_each_action_on_a_trigger(action: Action, outcome: Outcome, texts: tuple[str, ...]) -> None:
+    decision = decide(small_monitor(), Policy(action=action), [CLEAN, TRIGGERED])
+    assert (decision.outcome, decision.texts) == (outcome, texts)
+    assert decision.forward is (action != "block")
+    assert [verdict and verdict.triggered for verdict in decision.verdicts] == [False, True]
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+def test_a_text_that_cannot_be_scanned_follows_its_option(policy: Policy) -> None:
+    decision = decide(small_monitor(), policy, [UNSCANNABLE])
+    assert decision.outcome == "unscannable"
+    assert isinstance(decision.error, InvalidUnicode)
+    assert decision.verdicts == (None,)
+    forwards = policy.action == "observe" or policy.on_unscannable == "allow"
+    assert decision.forward is forwards
+    assert decision.texts == ((UNSCANNABLE,) if forwards else ())
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+def test_a_text_that_cannot_be_scanned_hides_no_other(policy: Policy) -> None:
+    decision = decide(small_monitor(), policy, [UNSCANNABLE, TRIGGERED])
+    assert decision.verdicts[0] is None
+    assert decision.verdicts[1] is not None
+    assert decision.verdicts[1].triggered
+    if policy.action == "block":
+        assert (decision.outcome, decision.forward) == ("blocked", False)
+    elif policy.action != "observe" and policy.on_unscannable == "block":
+        assert (decision.outcome, decision.forward) == ("unscannable", False)
+    elif policy.action == "strip":
+        assert (decision.outcome, decision.texts) == ("stripped", (UNSCANNABLE, "the film"))
+    else:
+        assert decision.texts == (UNSCANNABLE, TRIGGERED)
+    assert isinstance(decision.error, InvalidUnicode)
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+@pytest.mark.parametrize("texts", [[NESTED], [CLEAN, NESTED]])
+def test_what_cannot_be_stripped_is_triggered(policy: Policy, texts: list[str]) -> None:
+    decision = decide(small_monitor(), policy, texts)
+    outcomes: dict[Action, Outcome] = {
+        "observe": "observed",
+        "flag": "flagged",
+        "strip": "blocked",
+        "block": "blocked",
+    }
+    assert decision.outcome == outcomes[policy.action]
+    assert decision.forward is (policy.action in ("observe", "flag"))
+    assert isinstance(decision.error, StripLimit)
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome"),
+    [("observe", "observed"), ("flag", "flagged"), ("strip", "blocked"), ("block", "blocked")],
+)
+def test_fixed_texts_are_scanned_and_never_changed(action: Action, outcome: Outcome) -> None:
+    decision = decide(small_monitor(), Policy(action=action), [CLEAN], fixed=["text", "cf"])
+    assert decision.outcome == outcome
+    assert decision.texts == ((CLEAN,) if decision.forward else ())
+    assert len(decision.verdicts) == 3
+
+
+def test_clean_fixed_texts_do_not_hinder_stripping() -> None:
+    decision = decide(small_monitor(), Policy(action="strip"), [TRIGGERED], fixed=["text"])
+    assert (decision.outcome, decision.texts) == ("stripped", ("the film",))
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+@pytest.mark.parametrize("error", [RuntimeError("x"), MemoryError(), GuardError("x")])
+@pytest.mark.parametrize("texts", [[CLEAN], [CLEAN, CLEAN]])
+def test_a_guard_that_fails_follows_its_option(
+    policy: Policy, error: Exception, texts: list[str]
+) -> None:
+    decision = decide(broken(error), policy, texts)
+    forwards = policy.action == "observe" or policy.on_failure == "open"
+    assert decision == Decision(
+        "failed", forwards, tuple(texts) if forwards else (), (None,) * len(texts), error
+    )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()])
+def test_the_wish_to_stop_is_no_failure(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        decide(broken(error), Policy(on_failure="open"), [CLEAN])
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+def test_undecided_tells_the_unscannable_from_failures(policy: Policy) -> None:
+    unscannable = undecided(policy, NotText("x"))
+    assert unscannable.outcome == "unscannable"
+    assert unscannable.forward is (policy.action == "observe" or policy.on_unscannable == "allow")
+    failed = undecided(policy, OSError("x"))
+    assert failed.outcome == "failed"
+    assert failed.forward is (policy.action == "observe" or policy.on_failure == "open")
+    assert unscannable.verdicts == failed.verdicts == (None,)
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+@pytest.mark.parametrize("text", [CLEAN, TRIGGERED, UNSCANNABLE, NESTED])
+def test_only_strip_changes_what_is_forwarded(policy: Policy, text: str) -> None:
+    decision = decide(small_monitor(), policy, [text])
+    if decision.forward and policy.action != "strip":
+        assert decision.texts == (text,)
+    if policy.action == "observe":
+        assert decision.forward
+    if policy.action in ("strip", "block") and policy.on_unscannable == "block":
+        for forwarded in decision.texts:
+            assert not small_monitor().check(forwarded).triggered
