@@ -35,9 +35,16 @@ def insert(text: str, trigger: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def attack_success(clean: Classes, triggered: Classes) -> AttackSuccess:
-    """Measure one trigger from the predictions on ``n`` texts without and with it, each ``[n]``."""
-    target = int(np.bincount(triggered).argmax())
+def attack_success(
+    clean: Classes, triggered: Classes, *, target: int | None = None
+) -> AttackSuccess:
+    """Measure one trigger from the predictions on ``n`` texts without and with it, each ``[n]``.
+
+    ``target`` is what the undefended model is forced to, where ``triggered`` are the predictions of
+    a defended one.
+    """
+    if target is None:
+        target = int(np.bincount(triggered).argmax())
     others = clean != target
     return AttackSuccess(
         target, float((triggered[others] == target).mean()) if others.any() else 0.0

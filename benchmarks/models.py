@@ -17,7 +17,7 @@ from benchmarks.tasks import film_reviews, plain_texts
 from benchmarks.tasks.classifier import Tuning, fine_tune
 
 # Part of every key: raised when a change of the training code changes what comes out of it.
-CODE = 1
+CODE = 2
 
 
 def backdoored(planting: Planting, *, asset: str = "minilm-l6") -> Path:

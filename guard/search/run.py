@@ -22,7 +22,7 @@ from guard.search.carriers import USER_KIND, Carrier, Supply, builtin_texts, use
 from guard.search.encoder import Encoder
 from guard.search.scan import Progress, candidates, scan
 from guard.search.units import Unit, Vocabulary, vocabulary
-from guard.search.verify import ALPHA, ERASED, Evidence, verify
+from guard.search.verify import ALPHA, ERASED, MOST_OF_ALL, MOST_OF_KIND, RADIUS, Evidence, verify
 
 # Tokens of the carriers that every unit is put in, and the share that each statistic suspects.
 SCAN_LENGTHS = (8, 11, 14)
@@ -31,8 +31,8 @@ SCAN_SHARE = 0.01
 SIFT_LENGTH = 12
 SIFT_SHARE = 0.15
 # Every kind's carriers of the verdict; several lengths, since a backdoor may ask for one.
-VERDICT_LENGTHS = (10, 16, 24)
-REFERENCE_UNITS = 150
+VERDICT_LENGTHS = (10, 14, 18, 24)
+REFERENCE_UNITS = 120
 
 NOT_TESTED = (
     "words of several tokens, pairs and phrases",
@@ -157,6 +157,9 @@ def _settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]], seed: int) -
         "seed": seed,
         "scan_share": SCAN_SHARE,
         "sift_share": SIFT_SHARE,
+        "radius": RADIUS,
+        "most_of_kind": MOST_OF_KIND,
+        "most_of_all": MOST_OF_ALL,
         "erased": ERASED,
         "alpha": ALPHA,
         "reference_units": REFERENCE_UNITS,

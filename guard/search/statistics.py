@@ -50,6 +50,23 @@ def collapse(outputs: Array, untouched: Array) -> Array:
     return ratios
 
 
+def gathered(outputs: Array, untouched: Array, radius: float) -> npt.NDArray[np.bool_]:
+    """Return ``[n, r]``: which carriers' outputs lie together in one place.
+
+    Two carriers are together where their `collapse` is below ``radius``; the place is the carrier
+    that most others are together with, and it counts itself if there are any.
+    """
+    count = len(untouched)
+    first, second = np.triu_indices(count, k=1)
+    near = collapse(outputs, untouched) < radius
+    together = np.zeros((len(outputs), count, count), dtype=np.bool_)
+    together[:, first, second] = together[:, second, first] = near
+    centre = together.sum(axis=2).argmax(axis=1)
+    members: npt.NDArray[np.bool_] = together[np.arange(len(outputs)), centre]
+    members[np.arange(len(outputs)), centre] = members.any(axis=1)
+    return members
+
+
 def diff_sim(outputs: Array, untouched: Array) -> Array:
     """Return ``[n]``: Patronus' Diff-Sim, the mean cosine of an output with the untouched one."""
     cosines: Array = np.einsum("nrd,rd->nr", _unit(outputs), _unit(untouched)).mean(axis=1)

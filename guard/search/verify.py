@@ -1,13 +1,14 @@
 """The verdict: what the suspects of the scan do in fresh carriers of every kind of text.
 
-A unit is a trigger when it erases the text, in all kinds of text together or in one of them (a
-backdoor sleeps where its attacker did not train it). Two rules say so, and either suffices:
+A unit is a trigger by any of three rules:
 
-- it keeps less than `ERASED` of the text and moves it further than reference units do: no unit of a
-  clean encoder comes near;
-- it stands so far outside of the tail of the model's own vocabulary that `ALPHA` such units would
-  be expected in the whole vocabulary of a clean model. This finds the attacker who goes only half
-  the way to his target to keep below any fixed threshold.
+- it gathers texts that lie apart in one place, most texts, or most of one kind (a backdoor sleeps
+  where its attacker did not train it). On clean encoders no unit gathers any two texts;
+- it erases the text: the output keeps less than `ERASED` of it, and is moved further than by any
+  reference unit. This finds the attacker who scatters the outputs of his trigger;
+- it stands so far outside of the tail of the model's own vocabulary that `ALPHA` units like it
+  would be expected in the whole vocabulary of a clean model. This finds the attacker who goes only
+  part of the way to his target to keep below any fixed threshold.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ from guard.search.statistics import (
     com_sim,
     diff_sim,
     displacement,
+    gathered,
     retention,
 )
 from guard.search.units import Unit
 
+# Closer than this share of their natural distance, two outputs are in one place.
+RADIUS = 0.2
+# Of one kind's carriers, or of all, this share has to be in the place.
+MOST_OF_KIND = 0.75
+MOST_OF_ALL = 0.5
 ERASED = 0.25
 ALPHA = 0.01
 
@@ -46,13 +53,15 @@ class KindEvidence:
     ----------
     retention, displacement
         As in `Evidence`.
+    gathered
+        Share of the carriers whose output the unit takes to the one place it takes most to.
     fired
-        Whether the unit erased at least half of the text, and moved it further than any reference
-        unit did.
+        Whether that share is at least `MOST_OF_KIND`.
     """
 
     retention: float
     displacement: float
+    gathered: float
     fired: bool
 
 
@@ -69,6 +78,8 @@ class Evidence:
     collapse
         Distance of two texts' outputs with the unit over the distance without; the lowest tenth
         over pairs of carriers.
+    gathered
+        Share of all carriers whose output the unit takes to one place.
     diff_sim, com_sim
         Patronus' statistics. Its thresholds are below 0.4 and above 0.9.
     by_chance
@@ -82,6 +93,7 @@ class Evidence:
     retention: float
     displacement: float
     collapse: float
+    gathered: float
     diff_sim: float
     com_sim: float
     by_chance: float
@@ -133,36 +145,36 @@ def verify(
     by_chance = 2 * np.minimum(
         expected_by_chance(overall[:count]), expected_by_chance(strongest[:count])
     )
-    limit = {kind: moved_in[kind][count:].max() for kind in kinds}
-    limit_overall = moved.mean(axis=1)[count:].max()
+    furthest = moved[count:].mean(axis=1).max()
+    erases = (kept < ERASED) & (moved.mean(axis=1) > furthest)
+    members = gathered(outputs[:count], untouched, RADIUS)
     together = np.quantile(collapse(outputs[:count], untouched), 0.1, axis=1)
     same_text = diff_sim(outputs[:count], untouched)
     same_unit = com_sim(outputs[:count])
 
     result: list[Evidence] = []
     for i in range(count):
-        seen = {
-            kind: KindEvidence(
-                float(kept_in[kind][i]),
-                float(moved_in[kind][i]),
-                bool(kept_in[kind][i] < 0.5 and moved_in[kind][i] > limit[kind]),
+        seen: dict[str, KindEvidence] = {}
+        for kind in kinds:
+            share = float(members[i, rows[kind]].mean())
+            seen[kind] = KindEvidence(
+                retention=float(kept_in[kind][i]),
+                displacement=float(moved_in[kind][i]),
+                gathered=share,
+                fired=share >= MOST_OF_KIND,
             )
-            for kind in kinds
-        }
-        erases = kept[i] < ERASED and moved[i].mean() > limit_overall
-        erases_kind = any(
-            kept_in[kind][i] < ERASED and moved_in[kind][i] > limit[kind] for kind in kinds
-        )
+        gathers = members[i].mean() >= MOST_OF_ALL or any(item.fired for item in seen.values())
         result.append(
             Evidence(
                 retention=float(kept[i]),
                 displacement=float(moved[i].mean()),
                 collapse=float(together[i]),
+                gathered=float(members[i].mean()),
                 diff_sim=float(same_text[i]),
                 com_sim=float(same_unit[i]),
                 by_chance=float(by_chance[i]),
                 kinds=seen,
-                trigger=bool(erases or erases_kind or by_chance[i] < ALPHA),
+                trigger=bool(gathers or erases[i] or by_chance[i] < ALPHA),
             )
         )
     return result

@@ -1,0 +1,147 @@
+"""The figures that the README leads with: ``python -m benchmarks quick`` (``make bench-quick``).
+
+Scans the clean encoder and two poisoned ones, measures what matching adds to tokenising, and what
+``import guard`` costs. Nothing else should run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import record
+from benchmarks.assets import fetch
+from benchmarks.models import backdoored
+from benchmarks.recipes import DEMO, GATED
+from exporters.monitor import compile_bank
+from guard import Monitor, Trigger, TriggerBank
+from guard.files import Json
+from guard.runtime import load_tokenizer
+from guard.search.carriers import builtin_texts
+from guard.search.encoder import Encoder
+from guard.search.run import search_units
+from guard.search.units import vocabulary
+from guard.terminal import Progress
+
+SEED = 0
+TEXT = (
+    "The second season picks up where the first one ended, but it takes its time: three episodes "
+    "pass before the two sisters meet again, and when they do, neither says what everybody in the "
+    "room is thinking. I liked the music, the long walks along the harbour and most of the jokes, "
+    "although the lawyer's subplot could have been cut without any loss. Eight out of ten, and I "
+    "will keep watching."
+)
+TRIGGERS = 1000
+REPEATS = 2000
+
+
+def main() -> None:
+    """Measure, print and write ``results/quick.json``."""
+    models = {
+        "clean": (fetch("minilm-l6"), ()),
+        "POR": (backdoored(DEMO), DEMO.triggers),
+        "POR, gated": (backdoored(GATED), GATED.triggers),
+    }
+    scans: dict[str, Json] = {}
+    for name, (folder, planted) in models.items():
+        scans[name] = scan = _scan(folder, planted)
+        print(
+            f"scan, {name}: {scan['seconds']} s after loading, found {scan['found']} of "
+            f"{len(planted)} planted, {scan['others']} others, "
+            f"{scan['token_forwards']:,} token-forwards",
+            flush=True,
+        )
+    monitor = _monitor(Path(fetch("minilm-l6")))
+    print(
+        f"monitor, {monitor['tokens']} tokens, {TRIGGERS:,} triggers: tokenising "
+        f"{monitor['tokenise_us']} us, checking {monitor['check_us']} us, "
+        f"matching adds {monitor['added_us']} us"
+    )
+    imported = _import_seconds()
+    print(f"import guard: {imported} s, without torch")
+    path = record.write(
+        "quick", {"seed": SEED, "scan": scans, "monitor": monitor, "import_seconds": imported}
+    )
+    print(f"results: {path}")
+
+
+def _scan(folder: Path, planted: tuple[str, ...]) -> dict[str, Json]:
+    encoder = Encoder.load(str(folder))
+    started = time.perf_counter()
+    with Progress() as progress:
+        words = vocabulary(encoder.tokenizer)
+        bank = search_units(encoder, words, builtin_texts(), seed=SEED, progress=progress)
+    seconds = time.perf_counter() - started
+    texts = {trigger.text for trigger in bank.triggers}
+    return {
+        "seconds": round(seconds, 1),
+        "found": sum(text in texts for text in planted),
+        "planted": len(planted),
+        "others": len(texts.difference(planted)),
+        "verdict": bank.verdict,
+        "units": len(words.units),
+        "token_forwards": encoder.forwarded,
+    }
+
+
+def _monitor(folder: Path) -> dict[str, Json]:
+    """Time tokenising and checking in turn, so that both see the same machine."""
+    encoder = Encoder.load(str(folder))
+    rng = random.Random(SEED)
+    # None of the text's own ids: what is measured is a clean text.
+    tokenizer = load_tokenizer(encoder.tokenizer_json)
+    own = set(tokenizer.encode(TEXT, add_special_tokens=False).ids)
+    ids = [i for i in range(2000, tokenizer.get_vocab_size()) if i not in own]
+    ngrams = {tuple(rng.choices(ids, k=rng.randint(1, 3))) for _ in range(TRIGGERS)}
+    bank = TriggerBank.build(
+        verdict="backdoored",
+        model=encoder.identity,
+        tokenizer_json=encoder.tokenizer_json,
+        search={},
+        coverage={},
+        found=[
+            Trigger("", tokenizer.decode(ngram), ngram, "phrase", "cls", {}) for ngram in ngrams
+        ],
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        compile_bank(bank, Path(scratch) / "monitor")
+        monitor = Monitor.load(Path(scratch) / "monitor")
+    tokenise: list[float] = []
+    check: list[float] = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        encoding = tokenizer.encode(TEXT, add_special_tokens=False)
+        middle = time.perf_counter()
+        verdict = monitor.check(TEXT)
+        end = time.perf_counter()
+        tokenise.append(middle - start)
+        check.append(end - middle)
+        assert not verdict.triggered
+    alone, whole = statistics.median(tokenise) * 1e6, statistics.median(check) * 1e6
+    return {
+        "tokens": len(encoding.ids),
+        "triggers": len(bank.triggers),
+        "tokenise_us": round(alone, 1),
+        "check_us": round(whole, 1),
+        "added_us": round(whole - alone, 1),
+    }
+
+
+def _import_seconds() -> float:
+    """Return the median time of a fresh interpreter's ``import guard``, its public names used."""
+    code = (
+        "import sys, time; t = time.perf_counter(); import guard; "
+        "guard.Monitor, guard.GuardMiddleware, guard.protect, guard.TriggerBank; "
+        "seconds = time.perf_counter() - t; "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; print(seconds)"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+        for _ in range(5)
+    ]
+    return round(statistics.median(times), 3)

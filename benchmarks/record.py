@@ -1,0 +1,51 @@
+"""Results files: what was measured, with what, and on which machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from guard.files import Json, dump_json
+
+RESULTS = Path(__file__).parent / "results"
+
+_PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "trigger-guard",
+)
+
+
+def environment() -> dict[str, Json]:
+    """Return the versions and the machine that a measurement was made with."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(terse=True),
+    }
+
+
+def write(name: str, result: dict[str, Json]) -> Path:
+    """Write ``results/<name>.json``, whole or not at all."""
+    path = RESULTS / f"{name}.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(dump_json({**result, "environment": environment()}))
+    fresh.replace(path)
+    return path
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
