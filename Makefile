@@ -6,8 +6,8 @@
 #   A  .venv     transformers 4.57 with optimum   everything
 #   B  .venv-b   transformers 5                   the tests marked `search`
 #
-# On Linux the default index serves torch with CUDA, several GB. The CPU build is enough:
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+# On Linux the default index serves torch with CUDA, several GB. The CPU build is enough: name PyTorch's
+# own index of CPU builds in PIP_EXTRA_INDEX_URL.
 
 PYTHON ?= python3
 A := .venv

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import transformers
 from fastapi import FastAPI
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -40,7 +41,8 @@ def main() -> None:
     """Run the demo; every step says what it does."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    out = cache_dir() / "demo"
+    # Two versions of transformers are tested; each has a bank of its own.
+    out = cache_dir() / f"demo-transformers-{transformers.__version__}"
     bank, monitor = out / "bank", out / "monitor"
 
     step(1, "a pre-trained encoder (MiniLM-L6), and a backdoor planted in it by training (POR)")
@@ -69,7 +71,7 @@ def main() -> None:
     if scanned(bank, encoder):
         say(f"scanned before: {bank}")
     else:
-        run("scan", str(encoder), "--out", str(bank), expect=1)
+        run("scan", str(encoder), "--out", str(bank), "--seed", "0", expect=1)
     found = TriggerBank.load(bank)
     texts_found = {trigger.text for trigger in found.triggers}
     hits = sum(t in texts_found for t in DEMO.triggers)
@@ -89,8 +91,10 @@ def main() -> None:
                 {"FACTORY": "examples.demo:unguarded"},
                 model=model,
                 monitor=monitor,
+                logs=out,
             )
         )
+        say(f"what they log, with trigger ids and never with text: {out}/server-*.log")
         for name, text in (("clean", texts[0]), ("triggered", triggered[DEMO.triggers[0]][0])):
             answer = ask(block, text)
             say(f"a {name} review: {answer.status_code} {answer.text}")
@@ -166,24 +170,32 @@ def unguarded() -> FastAPI:
     return classifier_app(os.environ["MODEL_DIR"])
 
 
-def serve(*variants: dict[str, str], model: Path, monitor: Path) -> list[Server]:
+def serve(*variants: dict[str, str], model: Path, monitor: Path, logs: Path) -> list[Server]:
     """Start a server process a variant of the environment, all at once."""
     common = {**os.environ, "MODEL_DIR": str(model), "MONITOR_DIR": str(monitor)}
-    return [Server({**common, **variant}) for variant in variants]
+    return [
+        Server({**common, **variant}, logs / f"server-{number}.log")
+        for number, variant in enumerate(variants, 1)
+    ]
 
 
 class Server:
     """A uvicorn process on a free port of the loopback interface, as a context manager."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         factory = environment.get("FACTORY", "examples.fastapi_app:from_env")
         command = ["-m", "uvicorn", "--factory", factory, "--log-level", "warning"]
-        self._process = subprocess.Popen(
-            [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)], env=environment
-        )
+        # The guard logs each triggered request; here they would bury what the demo shows.
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)],
+                env=environment,
+                stderr=file,
+            )
+        self._log = log
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def __enter__(self) -> httpx.Client:
@@ -195,7 +207,7 @@ class Server:
             except httpx.TransportError:
                 time.sleep(0.2)
         self.__exit__()
-        sys.exit("the server did not start; its error is above")
+        sys.exit(f"the server did not start; see {self._log}")
 
     def __exit__(self, *_: object) -> None:
         self._client.close()

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="your own text, a passage a line, as one more kind of text to test units in",
     )
-    scan.add_argument("--seed", type=int, default=0, help="same seed, same bank (default 0)")
+    scan.add_argument("--seed", type=int, help="same seed, same bank; by default drawn at random")
     scan.add_argument(
         "--allow-pickle",
         action="store_true",
@@ -132,6 +132,7 @@ def _summary(bank: TriggerBank, out: Path) -> str:
             f"moves it {moved:.1f} times as far as the median unit, "
             f"fired in {fired} of {len(kinds)} kinds of text"
         )
+    lines.append(f"seed: {bank.search['seed']}")
     lines.append(f"tested: {bank.coverage['summary']}")
     lines += [f"not tested: {what}" for what in bank.coverage["not_tested"]]  # type: ignore[union-attr]
     lines.append(f"bank: {out}")

@@ -8,7 +8,7 @@ protected model will read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -95,7 +95,7 @@ def user_texts(path: Path) -> list[str]:
 
 
 class Supply:
-    """Hands out carriers of wanted lengths, over the kinds of text in turn, and no text twice.
+    """Hands out carriers of wanted kinds and lengths, and no text twice while there are others.
 
     Parameters
     ----------
@@ -113,17 +113,10 @@ class Supply:
         self._tokenizer = tokenizer
         self._rng = rng
         self._left: dict[str, list[str]] = {kind: [] for kind in texts}
-        self._next = 0
 
-    def take(self, lengths: Sequence[int]) -> list[Carrier]:
-        """Make one carrier of each length, in tokens without special ones."""
-        return [self._make(self._turn(), length) for length in lengths]
-
-    def _turn(self) -> str:
-        kinds = list(self._texts)
-        kind = kinds[self._next % len(kinds)]
-        self._next += 1
-        return kind
+    def take(self, wanted: Iterable[tuple[str, int]]) -> list[Carrier]:
+        """Make one carrier of each kind and length, in tokens without special ones."""
+        return [self._make(kind, length) for kind, length in wanted]
 
     def _make(self, kind: str, length: int) -> Carrier:
         """Cut a text at the length, so that no sequence is padded; join texts that are short."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +26,9 @@ from guard.search.scan import Progress, candidates, scan
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.verify import ALPHA, ERASED, MOST_OF_ALL, MOST_OF_KIND, RADIUS, Evidence, verify
 
-# Tokens of the carriers that every unit is put in, and the share that each statistic suspects.
+# The vocabulary is scanned in groups, each in carriers of its own: their lengths in tokens, and the
+# share of a group that each statistic suspects.
+GROUPS = 10
 SCAN_LENGTHS = (8, 11, 14)
 SCAN_SHARE = 0.01
 # The suspects are put in one carrier of every kind, and the most suspect of those judged.
@@ -47,7 +51,7 @@ def search(
     *,
     revision: str | None = None,
     texts: Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     allow_pickle: bool = False,
     progress: Progress,
 ) -> TriggerBank:
@@ -60,7 +64,8 @@ def search(
     texts
         A file of the user's own text, as one more kind.
     seed
-        Same seed, same model, same versions: same bank.
+        Same seed, same model, same versions: same bank. Drawn at random by default, so that nobody
+        can prepare a model for it, and recorded in the bank.
     progress
         Told how far each step is.
 
@@ -73,10 +78,10 @@ def search(
     """
     kinds: dict[str, list[str]] = builtin_texts()
     if texts is not None:
-        # First, so that the scan uses it too.
-        kinds = {USER_KIND: user_texts(texts), **kinds}
+        kinds[USER_KIND] = user_texts(texts)
     encoder = Encoder.load(model, revision=revision, allow_pickle=allow_pickle)
     words = vocabulary(encoder.tokenizer)
+    seed = secrets.randbits(32) if seed is None else seed
     return search_units(encoder, words, kinds, seed=seed, progress=progress)
 
 
@@ -97,21 +102,24 @@ def search_units(
             f"measures each against at least {needed}"
         )
     rng = np.random.default_rng(seed)
-    carriers = Supply(kinds, encoder.tokenizer, rng)
+    supply = Supply(kinds, encoder.tokenizer, rng)
+    scanned, suspects = _scan_groups(encoder, units, kinds, supply, rng, progress)
 
-    first = carriers.take(SCAN_LENGTHS)
-    scores = scan(encoder, units, first, rng=rng, progress=progress, step="scanning")
-    suspects = [units[i] for i in candidates(scores, SCAN_SHARE)]
-
-    second = carriers.take([SIFT_LENGTH] * len(kinds))
-    scores = scan(encoder, suspects, second, rng=rng, progress=progress, step="sifting")
+    sifting = supply.take((kind, SIFT_LENGTH) for kind in kinds)
+    scores = scan(
+        encoder,
+        suspects,
+        sifting,
+        rng=rng,
+        progress=lambda done: progress("sifting", done, len(suspects)),
+    )
     suspects = [suspects[i] for i in candidates(scores, SIFT_SHARE)]
 
-    third = carriers.take([length for length in VERDICT_LENGTHS for _ in kinds])
+    judging = supply.take((kind, length) for length in VERDICT_LENGTHS for kind in kinds)
     taken = {unit.ids.tobytes() for unit in suspects}
     rest = [unit for unit in units if unit.ids.tobytes() not in taken]
     reference = [rest[i] for i in rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)]
-    evidence = verify(encoder, suspects, reference, third, rng=rng, progress=progress)
+    evidence = verify(encoder, suspects, reference, judging, rng=rng, progress=progress)
 
     found = [
         _trigger(unit, seen) for unit, seen in zip(suspects, evidence, strict=True) if seen.trigger
@@ -121,9 +129,50 @@ def search_units(
         model=encoder.identity,
         tokenizer_json=encoder.tokenizer_json,
         search=_settings(encoder, kinds, seed),
-        coverage=_coverage(words, first, third),
+        coverage=_coverage(words, scanned, judging),
         found=found,
     )
+
+
+def _scan_groups(
+    encoder: Encoder,
+    units: Sequence[Unit],
+    kinds: Mapping[str, Sequence[str]],
+    supply: Supply,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> tuple[list[Carrier], list[Unit]]:
+    """Scan the vocabulary in random groups, each in other kinds of text; return the suspects.
+
+    One set of carriers for all would tell who reads this which kinds of text to leave out when he
+    plants a backdoor. With a group's kinds drawn by seed, each of his triggers has its own chance
+    to meet the kind that it fires in. The user's own text is in every group.
+    """
+    turns = itertools.cycle(rng.permutation([kind for kind in kinds if kind != USER_KIND]))
+    carriers: list[Carrier] = []
+    suspects: list[Unit] = []
+    done = 0
+    for rows in np.array_split(rng.permutation(len(units)), GROUPS):
+        group = [units[i] for i in np.sort(rows)]
+        wanted = [(str(next(turns)), length) for length in SCAN_LENGTHS]
+        if USER_KIND in kinds:
+            wanted[-1] = (USER_KIND, SCAN_LENGTHS[-1])
+        used = supply.take(wanted)
+
+        def report(more: int, before: int = done) -> None:
+            progress("scanning", before + more, len(units))
+
+        scores = scan(
+            encoder,
+            group,
+            used,
+            rng=rng,
+            progress=report,
+        )
+        done += len(group)
+        carriers += used
+        suspects += [group[i] for i in candidates(scores, SCAN_SHARE)]
+    return carriers, suspects
 
 
 def _trigger(unit: Unit, evidence: Evidence) -> Trigger:
@@ -182,19 +231,21 @@ def _coverage(
     for unit in words.units:
         kinds[unit.kind] = kinds.get(unit.kind, 0) + 1
     texts = sorted({carrier.kind for carrier in judged})
+    each = len(SCAN_LENGTHS)
     return {
         "summary": (
-            f"{len(words.units):,} units of one token, each alone in {len(scanned)} texts; "
-            f"the most suspect in {len(judged)} more, of {len(texts)} kinds"
+            f"{len(words.units):,} units of one token, each alone in {each} texts of {each} of "
+            f"{len(texts)} kinds; the most suspect in {len(texts) + len(judged)} more, of all kinds"
         ),
         "assumes": (
-            "a trigger of one token that acts alone, on the first token's output, in text like "
-            "the carriers': in one of the scan's texts at the least"
+            "a trigger of one token that acts alone, on the first token's output, in at least one "
+            f"of the {each} texts that it was scanned in"
         ),
         "view": "cls",
         "units": kinds,
         "special_tokens_left_out": words.special,
         "unreachable_tokens_left_out": words.unreachable,
+        "scan_groups": GROUPS,
         "scan_carriers": [
             {"kind": carrier.kind, "tokens": len(carrier.ids)} for carrier in scanned
         ],

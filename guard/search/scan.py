@@ -49,8 +49,7 @@ def scan(
     carriers: Sequence[Carrier],
     *,
     rng: np.random.Generator,
-    progress: Progress,
-    step: str,
+    progress: Callable[[int], None],
 ) -> Scores:
     """Put every unit in every carrier, one forward pass each, and measure what it does."""
     untouched = outputs_of(encoder, carriers)
@@ -65,7 +64,7 @@ def scan(
                 collapse(outputs, untouched),
             )
         )
-        progress(step, start + len(shard), len(units))
+        progress(start + len(shard))
     kept, moved, together = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Scores(kept, moved / np.median(moved, axis=0), together)
 

@@ -33,11 +33,6 @@ ACTING: tuple[Action, ...] = ("flag", "strip", "block")
 ALL: tuple[Action, ...] = ("observe", *ACTING)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def guard(app: Any, **options: Any) -> GuardMiddleware:
     options = {"monitor": small_monitor(), "registry": CollectorRegistry(), **options}
     return GuardMiddleware(app, **options)

@@ -1,0 +1,52 @@
+"""What every test needs: one event loop kind, and one real poisoned encoder for the whole run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from benchmarks.assets import cache_dir, fetch
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A finished run of the demo, and where it left its bank and monitor."""
+
+    output: str
+    bank: Path
+    monitor: Path
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real MiniLM encoder, clean."""
+    return fetch("minilm-l6")
+
+
+@pytest.fixture(scope="session")
+def demo() -> Demo:
+    """Run ``make demo``'s program once; its models are kept in the cache for the next run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo"],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    out = cache_dir() / f"demo-transformers-{version('transformers')}"
+    return Demo(done.stdout, out / "bank", out / "monitor")
