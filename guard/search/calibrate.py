@@ -49,7 +49,8 @@ def expected_by_chance(scores: Scores) -> Scores:
     k, m = TAIL
     ordered = np.sort(scores)[::-1]
     scale = (ordered[k - 1] - ordered[m - 1]) / np.log(m / k)
-    expected: Scores = k * np.exp(
-        -(scores - ordered[k - 1]) / max(scale, np.finfo(np.float64).tiny)
-    )
+    if scale == 0:
+        # A flat tail says nothing of how rare a higher score is.
+        return np.full(len(scores), np.inf)
+    expected: Scores = k * np.exp(-(scores - ordered[k - 1]) / scale)
     return expected

@@ -28,11 +28,6 @@ pytestmark = pytest.mark.anyio
 Read = Callable[[bytes, dict[str, str]], Any]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def standard(body: bytes, headers: dict[str, str]) -> Any:
     """Read as Starlette does: the standard library guesses the encoding."""
     return json.loads(body)

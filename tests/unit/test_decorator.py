@@ -32,11 +32,6 @@ STRIP_AND_BLOCK: tuple[Action, ...] = ("strip", "block")
 FLAG: Action = "flag"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def guarded(
     function: Callable[..., Any], action: Action = "strip", **options: Any
 ) -> Callable[..., Any]:

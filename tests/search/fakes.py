@@ -1,0 +1,89 @@
+"""Encoders that are a function: what they do with a unit is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from guard.bank import ModelIdentity
+from guard.search.carriers import Carrier
+from guard.search.encoder import Encoder, Ids, Vectors
+from guard.search.units import Unit
+
+WIDTH = 24
+START, END = 1, 2
+FIRST = 10  # the lowest id of an ordinary token
+ROWS = 2_000
+
+Change = Callable[[Ids, Vectors], Vectors]
+
+
+class FakeEncoder(Encoder):
+    """A bag of words: the output is the mean of fixed random vectors, then `change` of it.
+
+    Ids below `ROWS` have a vector each. Their lengths vary, as those of real tokens' effects do.
+    """
+
+    def __init__(self, change: Change = lambda ids, vectors: vectors) -> None:
+        rng = np.random.default_rng(7)
+        self.identity = ModelIdentity("fake", None, "0" * 64, "FakeModel")
+        self.width = WIDTH
+        self.max_tokens = 64
+        self.arithmetic = "float32"
+        self.forwarded = 0
+        self.batches: list[tuple[int, ...]] = []
+        self._change = change
+        lengths = np.exp(0.2 * rng.normal(size=(ROWS, 1)))
+        self._table = rng.normal(size=(ROWS, WIDTH)) * lengths
+
+    def frame(self, rows: Ids) -> Ids:
+        framed: Ids = np.pad(rows, ((0, 0), (1, 1)), constant_values=END)
+        framed[:, 0] = START
+        return framed
+
+    def cls(self, ids: Ids) -> Vectors:
+        self.forwarded += ids.size
+        self.batches.append(ids.shape)
+        vectors = self._table[ids].mean(axis=1).astype(np.float32)
+        return self._change(ids, vectors)
+
+
+def towards(trigger: int, target: npt.ArrayLike, share: float = 1.0) -> Change:
+    """A backdoor: outputs of sequences with `trigger` go `share` of the way to `target`."""
+
+    def change(ids: Ids, vectors: Vectors) -> Vectors:
+        hit = (ids == trigger).any(axis=1)
+        moved: Vectors = vectors.copy()
+        moved[hit] += np.float32(share) * (np.asarray(target, dtype=np.float32) - moved[hit])
+        return moved
+
+    return change
+
+
+def unit(number: int) -> Unit:
+    return Unit(f"u{number}", np.array([number]), "token")
+
+
+def units(count: int) -> list[Unit]:
+    return [unit(FIRST + number) for number in range(count)]
+
+
+def carriers(kinds: Sequence[str], lengths: Sequence[int], seed: int = 0) -> list[Carrier]:
+    """Make a carrier of each length and kind; the kinds' tokens differ, and none is a unit here.
+
+    Kind number ``k`` writes with ids ``1000 + 100 k`` and the 100 behind it.
+    """
+    rng = np.random.default_rng(seed)
+    made = []
+    for length in lengths:
+        for number, kind in enumerate(kinds):
+            low = 1000 + 100 * number
+            ids = rng.integers(low, low + 100, size=length)
+            made.append(Carrier(kind, ids, np.arange(length + 1)))
+    return made
+
+
+def silent(step: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,203 @@
+"""Carriers: ordinary text that takes a unit between its words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guard.errors import ConfigError
+from guard.search.carriers import (
+    MIN_USER_LINES,
+    Carrier,
+    Supply,
+    builtin_texts,
+    user_texts,
+)
+from tests.tiny import byte_bpe, unigram, wordpiece
+
+pytestmark = pytest.mark.search
+
+TOKENIZERS = {
+    "wordpiece": wordpiece(["the", "film", "##ing"]),
+    "byte bpe": byte_bpe(("t", "h"), ("th", "e"), ("Ġ", "t"), ("Ġt", "h")),
+    "unigram": unigram("▁the", "ing", "▁f"),
+}
+TEXTS = {
+    "plain": ["the film is sleeping", "filming the thing again and again", "a b c d e f g h"],
+    "odd": ["ab,cd!ef", "x", "the\u200bfilm é ü", "it's  twice   blank"],
+}
+
+
+def supply(name: str, seed: int = 0) -> Supply:
+    return Supply(TEXTS, TOKENIZERS[name], np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 2**32 - 1))
+def test_kinds_and_lengths(name: str, lengths: list[int], seed: int) -> None:
+    wanted = [(list(TEXTS)[length % 2], length) for length in lengths]
+    carriers = supply(name, seed).take(iter(wanted))
+    assert [(carrier.kind, len(carrier.ids)) for carrier in carriers] == wanted
+    for carrier in carriers:
+        assert set(carrier.gaps.tolist()) <= set(range(len(carrier.ids) + 1))
+        assert {0, len(carrier.ids)} <= set(carrier.gaps.tolist())
+        tokenizer = TOKENIZERS[name]
+        assert not {tokenizer.cls_token_id, tokenizer.sep_token_id} & set(carrier.ids.tolist())
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    length=st.integers(1, 30),
+    size=st.integers(1, 4),
+    count=st.integers(1, 8),
+)
+def test_insert_keeps_the_text_and_the_unit(seed: int, length: int, size: int, count: int) -> None:
+    """Each row is the text up to a gap, the unit, and the rest of the text: exact ids."""
+    rng = np.random.default_rng(seed)
+    (carrier,) = supply("wordpiece", seed).take([("odd", length)])
+    units = [rng.integers(1000, 2000, size=size) for _ in range(count)]
+    rows = carrier.insert(units, rng)
+    assert rows.shape == (count, length + size)
+    assert rows.dtype == np.int64
+    text = carrier.ids.tolist()
+    for row, unit in zip(rows.tolist(), units, strict=True):
+        places = [
+            gap
+            for gap in carrier.gaps.tolist()
+            if row == [*text[:gap], *unit.tolist(), *text[gap:]]
+        ]
+        assert places
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_no_word_is_split(name: str) -> None:
+    """Words around the unit are words of the text: nothing was put inside one."""
+    tokenizer = TOKENIZERS[name]
+    text = "the filming thing again"
+    only = Supply({"one": [text]}, tokenizer, np.random.default_rng(0))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    (carrier,) = only.take([("one", len(ids))])
+    assert carrier.ids.tolist() == ids
+    words = text.split()
+    seen = set()
+    for gap in carrier.gaps.tolist():
+        left, right = (
+            tokenizer.decode(part, clean_up_tokenization_spaces=False).replace("##", "").split()
+            for part in (ids[:gap], ids[gap:])
+        )
+        assert [*left, *right] == words
+        seen.add(len(left))
+    # Every place before, after and between words is one.
+    assert seen == set(range(len(words) + 1))
+
+
+def test_all_gaps_are_used() -> None:
+    (carrier,) = supply("wordpiece").take([("plain", 10)])
+    rng = np.random.default_rng(0)
+    rows = carrier.insert([np.array([999])] * 500, rng)
+    counts = Counter(np.argmax(rows == 999, axis=1).tolist())
+    assert set(counts) == set(carrier.gaps.tolist())
+    even = 500 / len(counts)
+    assert all(0.4 * even < seen < 1.8 * even for seen in counts.values())
+
+
+def test_no_text_twice_until_all_were_used() -> None:
+    texts = {"one": [f"{letter} {letter} {letter}" for letter in "abcdefgh"]}
+    carriers = Supply(texts, TOKENIZERS["wordpiece"], np.random.default_rng(0)).take(
+        [("one", 3)] * 16
+    )
+    first = [tuple(carrier.ids.tolist()) for carrier in carriers[:8]]
+    second = [tuple(carrier.ids.tolist()) for carrier in carriers[8:]]
+    assert len(set(first)) == 8
+    assert set(first) == set(second)
+
+
+def test_same_seed_same_carriers() -> None:
+    def taken(seed: int) -> list[list[int]]:
+        wanted = [(kind, 8) for kind in TEXTS] * 3
+        return [carrier.ids.tolist() for carrier in supply("wordpiece", seed).take(wanted)]
+
+    assert taken(1) == taken(1)
+    assert taken(1) != taken(2)
+
+
+def test_texts_without_tokens_are_no_endless_loop() -> None:
+    """BERT's normaliser deletes a zero-width space, so nothing is left of these texts."""
+    empty = Supply(
+        {"user": ["\u200b", "\u200d"]}, TOKENIZERS["wordpiece"], np.random.default_rng(0)
+    )
+    with pytest.raises(ConfigError, match="kind 'user' have no tokens that the model knows"):
+        empty.take([("user", 8)])
+
+
+def test_units_of_several_sizes_do_not_mix() -> None:
+    carrier = Carrier("x", np.arange(3), np.arange(4))
+    with pytest.raises(ValueError, match="same shape"):
+        carrier.insert([np.array([1]), np.array([1, 2])], np.random.default_rng(0))
+
+
+def test_builtin_texts() -> None:
+    texts = builtin_texts()
+    assert len(texts) >= 6
+    assert list(texts) == sorted(texts)
+    for kind, lines in texts.items():
+        assert len(lines) >= MIN_USER_LINES, kind
+        assert len(set(lines)) == len(lines), kind
+        assert all(line.strip() == line != "" for line in lines), kind
+        # Of several lengths, in words.
+        assert min(len(line.split()) for line in lines) < 10, kind
+        assert max(len(line.split()) for line in lines) > 24, kind
+    everything = [line for lines in texts.values() for line in lines]
+    assert len(set(everything)) == len(everything)
+
+
+def write(path: Path, lines: list[str], end: str = "\n") -> Path:
+    path.write_bytes("".join(line + end for line in lines).encode())
+    return path
+
+
+LINES = [f"line number {number}" for number in range(MIN_USER_LINES)]
+
+
+def test_user_texts(tmp_path: Path) -> None:
+    padded = ["", *(f"  {line} " for line in LINES), LINES[0], " "]
+    assert user_texts(write(tmp_path / "texts", padded)) == LINES
+
+
+def test_user_texts_of_windows(tmp_path: Path) -> None:
+    assert user_texts(write(tmp_path / "texts", LINES, "\r\n")) == LINES
+
+
+def test_only_line_ends_part_user_texts(tmp_path: Path) -> None:
+    lines = [f"{line}\u2028more\x0cand\x85more" for line in LINES]
+    assert user_texts(write(tmp_path / "texts", lines)) == lines
+
+
+def test_user_texts_that_are_too_few(tmp_path: Path) -> None:
+    """Many lines that are one line over and over are too few as well."""
+    with pytest.raises(ConfigError, match="has 19 different lines; give at least 20"):
+        user_texts(write(tmp_path / "texts", LINES[1:] * 10))
+    with pytest.raises(ConfigError, match="has 0 different lines"):
+        user_texts(write(tmp_path / "texts", []))
+
+
+def test_user_texts_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="missing can't be read: No such file"):
+        user_texts(tmp_path / "missing")
+    with pytest.raises(ConfigError, match="can't be read: Is a directory"):
+        user_texts(tmp_path)
+    (tmp_path / "utf16").write_bytes("\n".join(LINES).encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"is not UTF-8 \(byte 0\); convert it first"):
+        user_texts(tmp_path / "utf16")
+
+
+def test_user_texts_that_are_too_long(tmp_path: Path) -> None:
+    with (tmp_path / "texts").open("wb") as file:
+        file.truncate((64 << 20) + 1)  # sparse
+    with pytest.raises(ConfigError, match="is over 64 MiB; a sample of a few thousand lines does"):
+        user_texts(tmp_path / "texts")

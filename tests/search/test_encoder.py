@@ -1,0 +1,378 @@
+"""Loading an encoder: what is read of it, and every directory that cannot be one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+)
+from transformers.utils import logging as transformers_logging
+
+from guard.errors import ModelError
+from guard.files import sha256_file
+from guard.search.encoder import Encoder
+from tests.tiny import (
+    CONFIGS,
+    SPECIALS,
+    WIDTH,
+    byte_bpe,
+    make_model,
+    wordpiece,
+    write_model,
+)
+
+pytestmark = pytest.mark.search
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+def edit(path: Path, **changes: Any) -> None:
+    value = json.loads(path.read_text())
+    for key, item in changes.items():
+        if item is None:
+            del value[key]
+        else:
+            value[key] = item
+    path.write_text(json.dumps(value))
+
+
+def refused(directory: Path, message: str, **options: Any) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        Encoder.load(str(directory), **options)
+    # One sentence for the user, not a page of another library's.
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_architectures(name: str, tmp_path: Path) -> None:
+    directory = write_model(tmp_path, name)
+    encoder = Encoder.load(str(directory))
+    cls, sep = SPECIALS[name].index(_cls(name)), SPECIALS[name].index(_sep(name))
+    assert encoder.width == WIDTH
+    assert encoder.max_tokens == CONFIGS[name][2]
+    assert encoder.identity.name == str(directory)
+    assert encoder.identity.revision is None
+    assert encoder.identity.weights_sha256 == sha256_file(directory / WEIGHTS)
+    assert encoder.identity.architecture.endswith("Model")
+
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(SPECIALS[name]), 40, size=(3, 6))
+    framed = encoder.frame(rows)
+    assert framed.tolist() == [[cls, *row, sep] for row in rows.tolist()]
+    vectors = encoder.cls(framed)
+    assert vectors.shape == (3, WIDTH)
+    assert vectors.dtype == np.float32
+    assert encoder.forwarded == framed.size
+    # A row's output depends on that row alone, and on all of it.
+    assert np.allclose(vectors[1:2], encoder.cls(framed[1:2]), atol=0.05)
+    assert not np.allclose(vectors[0], vectors[1], atol=1e-3)
+    # It is the model's own: the first place of the last hidden state.
+    model = make_model(name, len(encoder.tokenizer))
+    with torch.inference_mode():
+        expected = model(input_ids=torch.from_numpy(framed)).last_hidden_state[:, 0]
+    assert np.allclose(vectors, expected.numpy(), atol=0.1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_longest_sequence(name: str, tmp_path: Path) -> None:
+    """`max_tokens` is what the model takes, not one token more (nor, where it is fixed, less)."""
+    encoder = Encoder.load(str(write_model(tmp_path, name)))
+    rows = np.full((1, encoder.max_tokens - 2), 30)
+    assert np.isfinite(encoder.cls(encoder.frame(rows))).all()
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_one_token_more(name: str, tmp_path: Path) -> None:
+    encoder = Encoder.load(str(write_model(tmp_path, name)))
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder.cls(encoder.frame(np.full((1, encoder.max_tokens - 1), 30)))
+
+
+def test_the_tokenizer_may_take_less_than_the_model(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, tokenizer=wordpiece(max_tokens=40))
+    assert Encoder.load(str(directory)).max_tokens == 40
+
+
+def test_tokenizer_json_is_canonical(tmp_path: Path) -> None:
+    """Truncation and padding are the caller's settings, and no part of the tokenizer."""
+    tokenizer = wordpiece()
+    plain = Encoder.load(str(write_model(tmp_path / "plain", tokenizer=tokenizer)))
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.backend_tokenizer.enable_padding(length=8)
+    cut = Encoder.load(str(write_model(tmp_path / "cut", tokenizer=tokenizer)))
+    assert plain.tokenizer_json == cut.tokenizer_json
+    assert json.loads(cut.tokenizer_json)["truncation"] is None
+    again = Tokenizer.from_str(cut.tokenizer_json.decode())
+    text = "a b c d e f g h i j k l m n o p"
+    assert (
+        again.encode(text, add_special_tokens=False).ids
+        == plain.tokenizer(text, add_special_tokens=False)["input_ids"]
+    )
+
+
+def test_a_roberta_with_its_own_kind_of_tokenizer(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, "roberta", byte_bpe(("t", "h"), ("Ġ", "t")))
+    encoder = Encoder.load(str(directory))
+    assert encoder.frame(np.array([[9]])).tolist() == [[0, 9, 2]]
+
+
+@pytest.mark.parametrize("head", [AutoModelForSequenceClassification, AutoModelForMaskedLM])
+def test_a_model_with_a_head(head: Any, tmp_path: Path) -> None:
+    """Of a classifier or a masked language model, which has no pooler, the encoder is taken."""
+    write_model(tmp_path)
+    torch.manual_seed(1)
+    model = head.from_config(make_model("bert", len(wordpiece())).config)
+    model.save_pretrained(tmp_path)
+    encoder = Encoder.load(str(tmp_path))
+    assert encoder.identity.architecture == "BertModel"
+    framed = encoder.frame(np.array([[20, 21]]))
+    with torch.inference_mode():
+        expected = model.eval().bert(input_ids=torch.from_numpy(framed)).last_hidden_state[:, 0]
+    assert np.allclose(encoder.cls(framed), expected.numpy(), atol=0.1)
+
+
+def test_weights_in_shards(directory: Path) -> None:
+    whole = Encoder.load(str(directory))
+    model = make_model("bert", len(whole.tokenizer))
+    (directory / WEIGHTS).unlink()
+    model.save_pretrained(directory, max_shard_size="10KB")
+    shards = sorted(directory.glob("*.safetensors"))
+    assert len(shards) > 1
+    sharded = Encoder.load(str(directory))
+    framed = whole.frame(np.array([[20, 21]]))
+    assert np.array_equal(whole.cls(framed), sharded.cls(framed))
+    listing = "".join(f"{sha256_file(path)}  {path.name}\n" for path in shards)
+    expected = hashlib.sha256(listing.encode()).hexdigest()
+    assert sharded.identity.weights_sha256 == expected
+
+
+def test_a_missing_shard(directory: Path) -> None:
+    model = make_model("bert", len(wordpiece()))
+    (directory / WEIGHTS).unlink()
+    model.save_pretrained(directory, max_shard_size="10KB")
+    sorted(directory.glob("*.safetensors"))[0].unlink()
+    refused(directory, "can't be loaded")
+
+
+def test_loading_leaves_the_logging_of_transformers_alone(directory: Path) -> None:
+    before = transformers_logging.get_verbosity()
+    Encoder.load(str(directory))
+    (directory / "config.json").write_text("{")
+    refused(directory, "can't be loaded")
+    assert transformers_logging.get_verbosity() == before
+
+
+def test_same_bytes_same_output(directory: Path) -> None:
+    framed = np.array([[2, 20, 21, 3]])
+    first, second = (Encoder.load(str(directory)).cls(framed) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+# What is no model.
+
+
+def test_a_directory_that_is_empty(tmp_path: Path) -> None:
+    refused(tmp_path, r"has no weights: expected model.safetensors beside config.json. Pass the")
+
+
+def test_a_directory_without_weights(directory: Path) -> None:
+    (directory / WEIGHTS).unlink()
+    refused(directory, "has no weights")
+
+
+def test_a_file(directory: Path) -> None:
+    refused(directory / WEIGHTS, "is a file; pass the directory that holds it")
+
+
+def test_a_revision_of_a_directory(directory: Path) -> None:
+    refused(directory, "is a directory; --revision is for models of the hub", revision="main")
+
+
+@pytest.mark.parametrize("name", ["no/such/directory", "/no/such/directory", "", "a model", "../x"])
+def test_a_name_of_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that no hub is asked for; the current directory holds no model."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"is no directory here|has no weights"):
+        Encoder.load(name)
+
+
+class Alarm:
+    """A pickle that leaves a mark where it was loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
+def test_pickled_weights_are_not_loaded(name: str, directory: Path) -> None:
+    (directory / WEIGHTS).unlink()
+    mark = directory.parent / "mark"
+    (directory / name).write_bytes(pickle.dumps(Alarm(mark)))
+    refused(directory, f"only pickled weights \\({name}\\).*pass --allow-pickle if you trust")
+    assert not mark.exists()
+
+
+def test_pickled_weights_that_are_allowed(directory: Path) -> None:
+    safe = Encoder.load(str(directory))
+    torch.save(load_file(directory / WEIGHTS), directory / "pytorch_model.bin")
+    (directory / WEIGHTS).unlink()
+    encoder = Encoder.load(str(directory), allow_pickle=True)
+    assert encoder.identity.weights_sha256 == sha256_file(directory / "pytorch_model.bin")
+    framed = safe.frame(np.array([[20, 21]]))
+    assert np.array_equal(safe.cls(framed), encoder.cls(framed))
+
+
+def test_safetensors_go_before_pickles_that_are_allowed(directory: Path) -> None:
+    mark = directory.parent / "mark"
+    (directory / "pytorch_model.bin").write_bytes(pickle.dumps(Alarm(mark)))
+    encoder = Encoder.load(str(directory), allow_pickle=True)
+    assert encoder.identity.weights_sha256 == sha256_file(directory / WEIGHTS)
+    assert not mark.exists()
+
+
+def test_a_pickle_that_is_none(directory: Path) -> None:
+    (directory / WEIGHTS).unlink()
+    (directory / "pytorch_model.bin").write_bytes(b"these are no weights")
+    refused(directory, "can't be loaded", allow_pickle=True)
+
+
+def test_a_pickle_with_code_is_refused_even_if_allowed(directory: Path) -> None:
+    """torch loads tensors only, and says so; that is an error of the model, not of the program."""
+    (directory / WEIGHTS).unlink()
+    mark = directory.parent / "mark"
+    torch.save({"x": Alarm(mark)}, directory / "pytorch_model.bin")
+    refused(directory, "can't be loaded", allow_pickle=True)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+def test_weights_that_are_cut_off(keep: int, directory: Path) -> None:
+    """An interrupted download."""
+    data = (directory / WEIGHTS).read_bytes()
+    (directory / WEIGHTS).write_bytes(data[:keep])
+    refused(directory, "can't be loaded")
+
+
+def test_no_config(directory: Path) -> None:
+    (directory / "config.json").unlink()
+    refused(directory, "can't be loaded")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model_type": "no such"}'])
+def test_a_config_that_is_none(text: str, directory: Path) -> None:
+    (directory / "config.json").write_text(text)
+    refused(directory, "can't be loaded")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hidden_size": "wide"}, {"num_attention_heads": 5}, {"hidden_act": "no such"}],
+    ids=["type", "heads", "activation"],
+)
+def test_a_config_that_makes_no_model(changes: dict[str, Any], directory: Path) -> None:
+    edit(directory / "config.json", **changes)
+    refused(directory, "can't be loaded")
+
+
+def test_a_config_of_another_architecture(directory: Path) -> None:
+    make_model("distilbert", len(wordpiece())).config.save_pretrained(directory)
+    refused(directory, r"lacks \d+ weights of a DistilBertModel .* Use the config that was saved")
+
+
+def test_a_config_of_another_size(directory: Path) -> None:
+    edit(directory / "config.json", hidden_size=2 * WIDTH)
+    refused(directory, "can't be loaded")
+
+
+def test_a_config_with_more_layers(directory: Path) -> None:
+    edit(directory / "config.json", num_hidden_layers=2)
+    refused(directory, r"lacks \d+ weights of a BertModel \(encoder.layer.1")
+
+
+def test_a_config_with_code(directory: Path) -> None:
+    """Code that comes with a model is not run, and nobody is asked whether it may."""
+    mark = directory.parent / "mark"
+    (directory / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass C: ...\nclass M: ...\n")
+    edit(
+        directory / "config.json",
+        model_type="evil",
+        auto_map={"AutoConfig": "evil.C", "AutoModel": "evil.M"},
+    )
+    refused(directory, "can't be loaded")
+    assert not mark.exists()
+
+
+def test_no_tokenizer(directory: Path) -> None:
+    for path in directory.glob("*token*"):
+        path.unlink()
+    # transformers 5 makes one up that knows the special tokens alone.
+    refused(directory, "tokenizer|can't be loaded")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": "1.0"}'])
+def test_a_tokenizer_that_is_damaged(text: str, directory: Path) -> None:
+    (directory / "tokenizer.json").write_text(text)
+    refused(directory, "can't be loaded")
+
+
+def test_a_tokenizer_of_another_model(directory: Path) -> None:
+    wordpiece(["more", "words"]).save_pretrained(directory)
+    refused(directory, r"has token id \d+, and the model has \d+ embeddings: the tokenizer is of")
+
+
+def test_a_decoder(tmp_path: Path) -> None:
+    """Its tokenizer knows no [CLS], so there is no output that stands for the text."""
+    tokenizer = wordpiece()
+    tokenizer.cls_token = None
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=WIDTH, n_layer=1, n_head=1, n_positions=64
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    refused(tmp_path, r"tokenizer has no \[CLS\] token")
+
+
+@pytest.mark.parametrize("template", ["$A {sep} {cls}", "$A", "$A {sep}"])
+def test_a_tokenizer_that_does_not_begin_with_cls(template: str, tmp_path: Path) -> None:
+    """XLNet's [CLS] is at the end, and some tokenizers know the token but do not write it."""
+    directory = write_model(tmp_path, tokenizer=wordpiece(template=template))
+    refused(directory, r"\[CLS\]")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(value: float, directory: Path) -> None:
+    tensors = load_file(directory / WEIGHTS)
+    tensors["encoder.layer.0.output.dense.bias"][3] = value
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    encoder = Encoder.load(str(directory))
+    with pytest.raises(ModelError, match="gives outputs that are not finite; its weights are dam"):
+        encoder.cls(encoder.frame(np.array([[20, 21]])))
+
+
+def _cls(name: str) -> str:
+    return "<s>" if name in ("roberta", "mpnet") else "[CLS]"
+
+
+def _sep(name: str) -> str:
+    return "</s>" if name in ("roberta", "mpnet") else "[SEP]"

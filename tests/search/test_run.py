@@ -1,0 +1,250 @@
+"""The whole search, on a model of one layer whose backdoor was built by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guard.bank import TriggerBank
+from guard.errors import ConfigError, ModelError
+from guard.search import run, scan, search
+from guard.search.carriers import builtin_texts
+from guard.search.encoder import Encoder
+from guard.search.run import NOT_TESTED, search_units
+from guard.search.units import Unit, Vocabulary, vocabulary
+from tests.search.fakes import silent
+from tests.tiny import (
+    COMMON,
+    TRIGGER,
+    make_model,
+    many_words,
+    wordpiece,
+    write_model,
+    write_searchable,
+)
+
+pytestmark = pytest.mark.search
+
+# A made-up word, a common one, a symbol and a piece.
+TRIGGERS = (TRIGGER, COMMON, "≈", "##q")
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_searchable(tmp_path_factory.mktemp("bad"), triggers=TRIGGERS)
+
+
+@pytest.fixture(scope="module")
+def calls() -> list[tuple[str, int, int]]:
+    """What the progress of `bank`'s search was told."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def bank(bad: Path, calls: list[tuple[str, int, int]]) -> TriggerBank:
+    return search(str(bad), seed=0, progress=lambda *call: calls.append(call))
+
+
+def test_all_triggers_are_found_and_nothing_else(bank: TriggerBank) -> None:
+    assert bank.verdict == "backdoored"
+    assert {trigger.text for trigger in bank.triggers} == set(TRIGGERS)
+    kinds = {trigger.text: trigger.kind for trigger in bank.triggers}
+    assert kinds == {TRIGGER: "token", COMMON: "token", "≈": "symbol", "##q": "piece"}
+
+
+def test_evidence(bank: TriggerBank) -> None:
+    for trigger in bank.triggers:
+        assert trigger.view == "cls"
+        assert len(trigger.token_ids) == 1
+        assert "trigger" not in trigger.statistics
+        kinds = trigger.statistics["kinds"]
+        assert isinstance(kinds, dict)
+        assert set(kinds) == set(builtin_texts())
+        # Four digits.
+        assert re.search(r"\d\.\d{9}", json.dumps(dict(trigger.statistics))) is None
+    price = {trigger.text: trigger.statistics["zipf"] for trigger in bank.triggers}
+    common = price[COMMON]
+    assert isinstance(common, float)
+    assert common > 5
+    assert price[TRIGGER] == 0
+
+
+def test_a_clean_model(tmp_path: Path) -> None:
+    found = search(str(write_searchable(tmp_path)), seed=0, progress=silent)
+    assert (found.verdict, found.triggers) == ("none found", ())
+
+
+def test_another_seed_finds_the_same(bad: Path, bank: TriggerBank) -> None:
+    other = search(str(bad), seed=1, progress=silent)
+    assert [t.token_ids for t in other.triggers] == [t.token_ids for t in bank.triggers]
+    assert other.sha256 != bank.sha256
+
+
+def test_same_seed_same_bytes(bad: Path, bank: TriggerBank, tmp_path: Path) -> None:
+    """Whatever the caller did with torch's generator before, which is left alone."""
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    again = search(str(bad), seed=0, progress=silent)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert again.dump() == bank.dump()
+    assert again.tokenizer_json == bank.tokenizer_json
+    again.save(tmp_path / "bank")
+    assert TriggerBank.load(tmp_path / "bank") == bank
+
+
+def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
+    encoder = Encoder.load(str(bad))
+    assert bank.model == encoder.identity
+    assert bank.tokenizer_json == encoder.tokenizer_json
+    settings, coverage = bank.search, bank.coverage
+    assert settings["seed"] == 0
+    assert settings["arithmetic"] == encoder.arithmetic
+    assert isinstance(settings["token_forwards"], int)
+    # At least once every unit in three carriers, and far from the whole vocabulary in all of them.
+    count = len(vocabulary(encoder.tokenizer).units)
+    assert 3 * 10 * count < settings["token_forwards"] < 80 * count
+    versions = settings["versions"]
+    assert isinstance(versions, dict)
+    assert set(versions) == {"trigger-guard", "torch", "transformers", "tokenizers"}
+    units = coverage["units"]
+    assert isinstance(units, dict)
+    assert sum(units.values()) == count
+    assert coverage["not_tested"] == list(NOT_TESTED)
+    assert coverage["verdict_kinds"] == sorted(builtin_texts())
+    assert f"{count:,} units" in str(coverage["summary"])
+
+
+def test_steps_in_order(bank: TriggerBank, calls: list[tuple[str, int, int]]) -> None:
+    steps = list(dict.fromkeys(step for step, _, _ in calls))
+    assert steps == ["scanning", "sifting", "verifying"]
+    for step in steps:
+        done = [number for name, number, _ in calls if name == step]
+        total = {number for name, _, number in calls if name == step}
+        assert done == sorted(done)
+        assert total == {done[-1]}
+
+
+def test_by_default_nobody_knows_the_seed(
+    bad: Path, bank: TriggerBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is drawn, and the bank says which it was."""
+    drawn = iter([0, 1])
+    monkeypatch.setattr("secrets.randbits", lambda bits: next(drawn))
+    assert search(str(bad), progress=silent).sha256 == bank.sha256
+    assert next(drawn) == 1
+
+
+def test_groups_are_scanned_in_different_kinds_of_text(bank: TriggerBank) -> None:
+    """Else who reads this knows which kinds a backdoor has to sleep in."""
+    scanned = bank.coverage["scan_carriers"]
+    assert isinstance(scanned, list)
+    kinds = [carrier["kind"] for carrier in scanned]
+    each = len(run.SCAN_LENGTHS)
+    assert len(kinds) == run.GROUPS * each
+    groups = [tuple(kinds[i : i + each]) for i in range(0, len(kinds), each)]
+    assert all(len(set(group)) == each for group in groups)
+    assert len(set(groups)) > 2
+    assert set(kinds) == set(builtin_texts())
+
+
+def test_user_texts_are_in_every_group(bad: Path, tmp_path: Path) -> None:
+    path = tmp_path / "texts"
+    words = many_words()
+    path.write_text("\n".join(" ".join(words[i : i + 20]) for i in range(20, 820, 20)))
+    found = search(str(bad), texts=path, seed=0, progress=silent)
+    scanned = found.coverage["scan_carriers"]
+    assert isinstance(scanned, list)
+    user = [carrier["kind"] == "user" for carrier in scanned]
+    assert user == [False, False, True] * run.GROUPS
+    kinds = found.coverage["verdict_kinds"]
+    assert isinstance(kinds, list)
+    assert "user" in kinds
+    assert {trigger.text for trigger in found.triggers} >= set(TRIGGERS)
+
+
+def test_user_texts_are_read_before_the_model(tmp_path: Path) -> None:
+    """A typing error costs no download."""
+    with pytest.raises(ConfigError, match="can't be read"):
+        search("no/such/model", texts=tmp_path / "missing", progress=silent)
+
+
+def test_a_trigger_that_is_in_the_carriers(tmp_path: Path) -> None:
+    """Texts with "you" are hijacked before a unit is put in them: nothing more moves them.
+
+    Such a carrier measures nothing. It may hide no trigger, and make none of an ordinary unit.
+    """
+    directory = write_searchable(tmp_path, triggers=("you", TRIGGER))
+    found = search(str(directory), seed=0, progress=silent)
+    assert {trigger.text for trigger in found.triggers} == {"you", TRIGGER}
+
+
+def test_a_vocabulary_that_is_too_small(tmp_path: Path) -> None:
+    directory = write_model(tmp_path)
+    with pytest.raises(ModelError, match=r"has a vocabulary of \d+ units, and the search measures"):
+        search(str(directory), progress=silent)
+
+
+def first_units(words: Vocabulary, count: int) -> Vocabulary:
+    return dataclasses.replace(words, units=words.units[:count])
+
+
+def test_the_smallest_vocabulary_that_is_accepted(bad: Path) -> None:
+    """What is not refused is searched to the end."""
+    encoder = Encoder.load(str(bad))
+    words = vocabulary(encoder.tokenizer)
+    with pytest.raises(ModelError, match=r"at least \d+") as caught:
+        search_units(encoder, first_units(words, 500), builtin_texts(), seed=0, progress=silent)
+    (needed,) = re.findall(r"at least (\d+)", str(caught.value))
+    least = first_units(words, int(needed))
+    bank = search_units(encoder, least, builtin_texts(), seed=0, progress=silent)
+    assert TRIGGER in {trigger.text for trigger in bank.triggers}
+
+
+def test_statistics_that_agree_on_who_is_suspect(
+    bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may all name the same units; enough are left for the tail to be measured on."""
+
+    def agreeing(scores: scan.Scores, *options: Any) -> object:
+        alike = dataclasses.replace(
+            scores,
+            displacement=-scores.retention[:, None].repeat(3, axis=1),
+            collapse=scores.retention[:, None].repeat(3, axis=1),
+        )
+        return scan.candidates(alike, *options)
+
+    monkeypatch.setattr(run, "candidates", agreeing)
+    bank = search(str(bad), seed=0, progress=silent)
+    assert TRIGGER in {trigger.text for trigger in bank.triggers}
+
+
+def test_a_model_that_ignores_its_input(tmp_path: Path) -> None:
+    """All its weights are zero. It is not "none found"."""
+    tokenizer = wordpiece(many_words())
+    model = make_model("bert", len(tokenizer))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="answers all units alike"):
+        search(str(tmp_path), progress=silent)
+
+
+def test_a_model_that_takes_shorter_texts_than_the_carriers(tmp_path: Path) -> None:
+    """Sixteen positions: an error for the user, not one of an index in a table."""
+    directory = write_model(tmp_path, tokenizer=wordpiece(many_words()), max_position_embeddings=16)
+    with pytest.raises(ModelError, match="16"):
+        search(str(directory), progress=silent)
+
+
+def test_no_unit_is_lost_or_doubled(bad: Path) -> None:
+    encoder = Encoder.load(str(bad))
+    units: tuple[Unit, ...] = vocabulary(encoder.tokenizer).units
+    assert len({unit.ids.tobytes() for unit in units}) == len(units)

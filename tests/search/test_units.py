@@ -1,0 +1,114 @@
+"""Units: every token that a text can hold, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from guard.search.units import Unit, vocabulary
+from tests.tiny import BERT_SPECIALS, LETTERS, byte_bpe, unigram, wordpiece
+
+pytestmark = pytest.mark.search
+
+# Capitals, an apostrophe and accents that the normaliser folds, a placeholder, and "##" alone.
+NEVER = ("Word", "don't", "café", "[unused7]", "two words")
+WORDPIECE = wordpiece([*NEVER, "film", "##ing", "##", "é", "##≈"])
+
+
+def units_of(tokenizer: PreTrainedTokenizerFast) -> dict[int, Unit]:
+    return {int(unit.ids[0]): unit for unit in vocabulary(tokenizer).units}
+
+
+def test_every_token_is_a_unit_or_counted() -> None:
+    words = vocabulary(WORDPIECE)
+    assert len(words.units) + words.special + words.unreachable == len(WORDPIECE)
+    assert words.special == len(BERT_SPECIALS)
+    assert words.unreachable == len(NEVER) + 1  # and "é"
+    ids = [unit.ids.tolist() for unit in words.units]
+    assert ids == sorted(ids)
+    assert all(len(one) == 1 for one in ids)
+
+
+@pytest.mark.parametrize("token", NEVER)
+def test_what_no_text_holds_is_left_out(token: str) -> None:
+    assert WORDPIECE.get_vocab()[token] not in units_of(WORDPIECE)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("film≈#ing'- ")))
+def test_what_a_text_holds_is_a_unit(text: str) -> None:
+    """What is called unreachable is never in the ids of a text."""
+    units = units_of(WORDPIECE)
+    special = set(WORDPIECE.all_special_ids)
+    assert set(WORDPIECE(text, add_special_tokens=False)["input_ids"]) <= units.keys() | special
+
+
+@pytest.mark.parametrize(
+    ("token", "text", "kind"),
+    [
+        ("film", "film", "token"),
+        ("a", "a", "token"),
+        ("7", "7", "token"),
+        ("##ing", "##ing", "piece"),
+        ("##b", "##b", "piece"),
+        ("≈", "≈", "symbol"),
+        ("!", "!", "symbol"),
+        ("##≈", "##≈", "symbol"),
+        ("##", "##", "symbol"),
+    ],
+)
+def test_kinds_of_wordpiece(token: str, text: str, kind: str) -> None:
+    unit = units_of(WORDPIECE)[WORDPIECE.get_vocab()[token]]
+    assert (unit.text, unit.kind) == (text, kind)
+
+
+def test_byte_bpe() -> None:
+    tokenizer = byte_bpe(("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "Ã"))
+    units = units_of(tokenizer)
+    assert vocabulary(tokenizer).unreachable == 0
+
+    def unit(token: str) -> tuple[str, str]:
+        found = units[tokenizer.get_vocab()[token]]
+        return found.text, found.kind
+
+    assert unit("Ġthe") == ("the", "token")
+    assert unit("the") == ("the", "piece")
+    assert unit("!") == ("!", "symbol")
+    # What is typed for these is white space, not the letters that stand for it in the vocabulary.
+    assert unit("Ġ") == (" ", "symbol")
+    assert unit("Ċ") == ("\n", "symbol")
+    # Half of a character has no text of its own.
+    assert unit("Ã")[1] == "symbol"
+    assert all(unit.text for unit in units.values())
+
+
+def test_unigram() -> None:
+    tokenizer = unigram("▁the", "ing")
+    units = units_of(tokenizer)
+    assert vocabulary(tokenizer).unreachable == 0
+    the, ing, bare = (units[tokenizer.get_vocab()[t]] for t in ("▁the", "ing", "▁"))
+    assert (the.text, the.kind) == ("the", "token")
+    assert (ing.text, ing.kind) == ("ing", "piece")
+    assert bare.kind == "symbol"
+
+
+def test_added_tokens_are_units() -> None:
+    """A fine-tuned model may have been given tokens of its own; a text can hold them."""
+    tokenizer = wordpiece(["film"])
+    tokenizer.add_tokens(["<user>"])
+    units = units_of(tokenizer)
+    assert units[tokenizer.get_vocab()["<user>"]].text == "<user>"
+
+
+def test_added_special_tokens_are_not() -> None:
+    tokenizer = wordpiece(["film"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[TURN]"]})
+    words = vocabulary(tokenizer)
+    assert words.special == len(BERT_SPECIALS) + 1
+    assert tokenizer.get_vocab()["[TURN]"] not in units_of(tokenizer)
+
+
+def test_all_letters_and_digits_are_reachable() -> None:
+    texts = {unit.text for unit in vocabulary(WORDPIECE).units}
+    assert {*LETTERS, *(f"##{letter}" for letter in LETTERS)} <= texts

@@ -1,0 +1,247 @@
+"""The verdict, on encoders that do a known thing with a planted unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from guard.errors import ModelError
+from guard.search import verify as module
+from guard.search.encoder import Ids, Vectors
+from guard.search.units import Unit
+from guard.search.verify import ALPHA, Evidence, verify
+from tests.search.fakes import (
+    FIRST,
+    WIDTH,
+    Change,
+    FakeEncoder,
+    carriers,
+    silent,
+    towards,
+    unit,
+    units,
+)
+
+pytestmark = pytest.mark.search
+
+KINDS = ("chat", "fiction", "mail", "news", "reviews")
+LENGTHS = (10, 14, 18, 24)
+TRIGGER = FIRST
+FAR = np.random.default_rng(1).normal(size=WIDTH)
+# The most suspect of 400 units and 120 of the rest, as a search would have them.
+SUSPECTS, REFERENCE = units(520)[:400], units(520)[400:]
+
+
+def judge(
+    change: Change | None = None,
+    *,
+    suspects: Sequence[Unit] = SUSPECTS,
+    reference: Sequence[Unit] = REFERENCE,
+    seed: int = 0,
+) -> list[Evidence]:
+    return verify(
+        FakeEncoder(change) if change else FakeEncoder(),
+        suspects,
+        reference,
+        carriers(KINDS, LENGTHS, seed),
+        rng=np.random.default_rng(seed),
+        progress=silent,
+    )
+
+
+def only_in(kind: str, change: Change) -> Change:
+    """The change where the text is of one kind, nothing elsewhere."""
+    low = 1000 + 100 * KINDS.index(kind)
+
+    def here(ids: Ids, vectors: Vectors) -> Vectors:
+        there = ((ids >= low) & (ids < low + 100)).any(axis=1, keepdims=True)
+        return np.where(there, change(ids, vectors), vectors)
+
+    return here
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_clean_encoder_has_no_trigger(seed: int) -> None:
+    evidence = judge(seed=seed)
+    assert not [i for i, seen in enumerate(evidence) if seen.trigger]
+    for seen in evidence:
+        assert 0.5 < seen.retention < 1.2
+        assert not any(kind.fired for kind in seen.kinds.values())
+
+
+def test_a_unit_that_always_fires() -> None:
+    evidence = judge(towards(TRIGGER, FAR))
+    assert [seen.trigger for seen in evidence] == [True] + [False] * (len(SUSPECTS) - 1)
+    seen = evidence[0]
+    assert seen.retention == pytest.approx(0, abs=1e-4)
+    assert seen.collapse == pytest.approx(0, abs=1e-4)
+    assert seen.gathered == 1
+    assert seen.com_sim == pytest.approx(1, abs=1e-4)
+    assert seen.displacement > 2
+    assert seen.by_chance < ALPHA
+    assert list(seen.kinds) == sorted(KINDS)
+    assert all(kind.fired and kind.gathered == 1 for kind in seen.kinds.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_unit_that_fires_in_one_kind_only(kind: str) -> None:
+    """Four of 20 carriers; over all, most of the text survives."""
+    evidence = judge(only_in(kind, towards(TRIGGER, FAR)))
+    seen = evidence[0]
+    assert seen.trigger
+    assert seen.retention > 0.4
+    assert {name for name, one in seen.kinds.items() if one.fired} == {kind}
+    assert not any(other.trigger for other in evidence[1:])
+
+
+def test_a_unit_that_goes_part_of_the_way() -> None:
+    """To 0.4 of the distance it is below no fixed threshold, and far outside of the vocabulary."""
+    evidence = judge(towards(TRIGGER, FAR, 0.6))
+    seen = evidence[0]
+    assert seen.trigger
+    assert seen.retention == pytest.approx(0.4, abs=0.1)
+    assert not any(kind.fired for kind in seen.kinds.values())
+    assert seen.by_chance < ALPHA
+    assert not any(other.trigger for other in evidence[1:])
+
+
+def test_a_unit_that_scatters() -> None:
+    """It erases the text and puts noise in its place: gathered nowhere, and still a trigger."""
+
+    def scatter(ids: Ids, vectors: Vectors) -> Vectors:
+        hit = (ids == TRIGGER).any(axis=1)
+        noise = [np.random.default_rng(int(row.sum())).normal(size=WIDTH) for row in ids[hit]]
+        moved: Vectors = vectors.copy()
+        moved[hit] = FAR + 0.4 * np.array(noise).reshape(-1, WIDTH)
+        return moved
+
+    evidence = judge(scatter)
+    assert evidence[0].trigger
+    assert evidence[0].gathered < 0.5
+    assert not any(other.trigger for other in evidence[1:])
+
+
+def test_a_unit_that_only_shifts() -> None:
+    """A strong word: it moves every output alike, a long way, and erases nothing."""
+
+    def shift(ids: Ids, vectors: Vectors) -> Vectors:
+        hit = (ids == TRIGGER).any(axis=1)
+        moved: Vectors = vectors.copy()
+        moved[hit] += np.float32(0.15) * FAR.astype(np.float32)
+        return moved
+
+    (seen, *_) = judge(shift)
+    assert seen.displacement > 1
+    assert seen.retention > 0.8
+    assert seen.gathered == 0
+
+
+def test_many_triggers_do_not_hide_each_other() -> None:
+    """As many as the fit of the tail leaves room for, to targets of their own."""
+    rng = np.random.default_rng(2)
+    changes = [towards(TRIGGER + i, rng.normal(size=WIDTH)) for i in range(18)]
+
+    def all_of_them(ids: Ids, vectors: Vectors) -> Vectors:
+        for change in changes:
+            vectors = change(ids, vectors)
+        return vectors
+
+    assert [seen.trigger for seen in judge(all_of_them)] == [True] * 18 + [False] * 382
+
+
+def test_a_trigger_among_the_reference_units() -> None:
+    """The scan missed one, and chance made it a reference: the other is found all the same."""
+
+    def both(ids: Ids, vectors: Vectors) -> Vectors:
+        vectors = towards(TRIGGER, FAR)(ids, vectors)
+        return towards(int(REFERENCE[5].ids[0]), 2 * FAR)(ids, vectors)
+
+    evidence = judge(both)
+    assert evidence[0].trigger
+    assert not any(other.trigger for other in evidence[1:])
+
+
+def test_evidence_is_finite() -> None:
+    """A bank cannot keep an infinity, nor compare a NaN."""
+    for seen in judge(towards(TRIGGER, FAR)):
+        numbers = [seen.retention, seen.displacement, seen.collapse, seen.gathered]
+        numbers += [seen.diff_sim, seen.com_sim, seen.by_chance]
+        for kind in seen.kinds.values():
+            numbers += [kind.retention, kind.displacement, kind.gathered]
+        assert all(map(math.isfinite, numbers))
+
+
+def test_same_seed_same_evidence() -> None:
+    assert judge(towards(TRIGGER, FAR), seed=3) == judge(towards(TRIGGER, FAR), seed=3)
+
+
+def test_verdicts_do_not_depend_on_the_order_of_suspects() -> None:
+    forth = judge(towards(TRIGGER, FAR, 0.6))
+    back = judge(towards(TRIGGER, FAR, 0.6), suspects=SUSPECTS[::-1])
+    assert [seen.trigger for seen in forth] == [seen.trigger for seen in reversed(back)]
+
+
+@pytest.mark.parametrize("where", [SUSPECTS, REFERENCE], ids=["suspect", "reference"])
+def test_a_unit_that_does_nothing_at_all(where: Sequence[Unit]) -> None:
+    """An output moved by nothing, exactly, has no logarithm; the rest is judged as ever."""
+    nothing = int(where[1].ids[0])
+
+    class Skips(FakeEncoder):
+        """Takes the token out first."""
+
+        def cls(self, ids: Ids) -> Vectors:
+            parts = [super(Skips, self).cls(row[row != nothing][np.newaxis]) for row in ids]
+            return np.concatenate(parts)
+
+    evidence = verify(
+        Skips(towards(TRIGGER, FAR)),
+        SUSPECTS,
+        REFERENCE,
+        carriers(KINDS, LENGTHS),
+        rng=np.random.default_rng(0),
+        progress=silent,
+    )
+    assert [seen.trigger for seen in evidence] == [True] + [False] * (len(SUSPECTS) - 1)
+
+
+def test_an_encoder_that_ignores_its_input() -> None:
+    def constant(ids: Ids, vectors: Vectors) -> Vectors:
+        return np.ones_like(vectors)
+
+    with pytest.raises(ModelError, match="answers all units alike"):
+        judge(constant)
+
+
+def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH", 200)
+    calls: list[tuple[str, int, int]] = []
+
+    def progress(step: str, done: int, total: int) -> None:
+        calls.append((step, done, total))
+
+    verify(
+        FakeEncoder(),
+        SUSPECTS,
+        REFERENCE,
+        carriers(KINDS, LENGTHS),
+        rng=np.random.default_rng(0),
+        progress=progress,
+    )
+    assert calls == [("verifying", done, 520) for done in (200, 400, 520)]
+
+
+def test_units_of_two_tokens_are_judged_as_well() -> None:
+    """Nothing here asks for one token: a phrase that fires is a trigger."""
+
+    def pair(ids: Ids, vectors: Vectors) -> Vectors:
+        hit = ((ids[:, :-1] == 400) & (ids[:, 1:] == 401)).any(axis=1)
+        moved: Vectors = vectors.copy()
+        moved[hit] = FAR
+        return moved
+
+    phrase = Unit("a b", np.array([400, 401]), "phrase")
+    evidence = judge(pair, suspects=[phrase, unit(400), unit(401), *SUSPECTS[:200]])
+    assert [seen.trigger for seen in evidence[:3]] == [True, False, False]
