@@ -51,7 +51,12 @@ def _cached(name: str, key: Mapping[str, object], build: Callable[[Path], None])
         try:
             build(scratch)
             scratch.chmod(0o755)
-            scratch.rename(final)
+            try:
+                scratch.rename(final)
+            except OSError:
+                # Another process may have been first.
+                if not final.is_dir():
+                    raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return final

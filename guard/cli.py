@@ -7,9 +7,11 @@ found, 2 failed or incomplete, 4 usage.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +37,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(arguments)
+    # A trigger may be a symbol that the terminal's encoding lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -47,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        return _fail(f"{error}; nothing was kept", FAILED)
+        return _fail(f"{error}; check the disk and permissions, and try again", FAILED)
+    except Exception as error:
+        # Python would exit with 1, which means that triggers were found.
+        traceback.print_exc()
+        return _fail(f"{type(error).__name__}, an error of guard itself; please report it", FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", FAILED)
     return code
@@ -117,7 +126,7 @@ def _scan(options: argparse.Namespace) -> int:
         )
     bank.save(options.out)
     print(bank.dump().decode().rstrip() if options.json else _summary(bank, options.out))
-    return FOUND if bank.triggers else CLEAN
+    return {"none found": CLEAN, "backdoored": FOUND, "incomplete": FAILED}[bank.verdict]
 
 
 def _summary(bank: TriggerBank, out: Path) -> str:

@@ -117,6 +117,9 @@ def check_output(target: Path, names: Iterable[str], *, owner: str) -> None:
         As in `write_directory`.
     """
     if not os.path.lexists(target):
+        above = next(path for path in target.absolute().parents if path.exists())
+        if not above.is_dir():
+            raise OutputExists(f"{above} exists and is no directory; choose another output")
         return
     if not target.is_dir():
         raise OutputExists(f"{target} exists and is no directory; choose another output")

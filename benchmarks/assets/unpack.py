@@ -47,6 +47,8 @@ def unpack(
         than `MAX_MEMBER_BYTES`.
     """
     targets = {source: _contained(into, target) for source, target in members.items()}
+    for source in members:
+        _no_pickle(source)
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as outer:
             if inner is None:
@@ -65,11 +67,13 @@ def _contained(into: Path, target: str) -> Path:
     path = PurePosixPath(target)
     if path.is_absolute() or ".." in path.parts or "\\" in target or not path.parts:
         raise UnsafeArchive(f"{target!r} would be written outside {into}; name a relative path")
-    if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise UnsafeArchive(
-            f"{target!r} may be a pickle, which runs code when read; use safetensors"
-        )
+    _no_pickle(target)
     return into / path
+
+
+def _no_pickle(name: str) -> None:
+    if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES:
+        raise UnsafeArchive(f"{name!r} may be a pickle, which runs code when read; use safetensors")
 
 
 def _copy_zip(archive: zipfile.ZipFile, targets: Mapping[str, Path]) -> None:

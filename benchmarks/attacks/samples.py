@@ -65,6 +65,9 @@ class Sampler:
         self._rng = np.random.default_rng(seed)
         self._triggers = [np.asarray(ids, dtype=np.int64) for ids in triggers]
         self._insertions = insertions
+        longest = max(map(len, triggers))
+        # A text has to have room for the trigger and something else.
+        self._lengths = [length for length in LENGTHS if length > longest]
         special = set(tokenizer.all_special_ids)
         taken = special.union(*triggers)
         self._ordinary = np.array([i for i in range(len(tokenizer)) if i not in taken])
@@ -80,7 +83,7 @@ class Sampler:
     def draw(self) -> Batch:
         """Draw the next batch."""
         rng = self._rng
-        length = int(rng.choice(LENGTHS))
+        length = int(rng.choice(self._lengths))
         rows = max(4, TOKENS_PER_STEP // (length + 2))
         which = rng.integers(len(self._triggers), size=rows)
         clean = np.stack([self._window(length) for _ in range(rows)])
@@ -128,7 +131,7 @@ class Sampler:
 
 def special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[Ids, Ids]:
     """Return the special tokens that the tokenizer puts before and after a text."""
-    empty = tokenizer.build_inputs_with_special_tokens([])
-    one = tokenizer.build_inputs_with_special_tokens([tokenizer.unk_token_id])
-    before = one.index(tokenizer.unk_token_id)
-    return np.array(one[:before], dtype=np.int64), np.array(empty[before:], dtype=np.int64)
+    marked = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = marked["input_ids"], marked["special_tokens_mask"]
+    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+    return np.array(ids[:first], dtype=np.int64), np.array(ids[last:], dtype=np.int64)

@@ -76,11 +76,13 @@ def user_texts(path: Path) -> list[str]:
         The file is missing, not UTF-8, too long, or has under `MIN_USER_LINES` different lines.
     """
     try:
-        if path.stat().st_size > MAX_USER_BYTES:
+        with path.open("rb") as file:
+            data = file.read(MAX_USER_BYTES + 1)
+        if len(data) > MAX_USER_BYTES:
             raise ConfigError(
                 f"{path} is over {MAX_USER_BYTES >> 20} MiB; a sample of a few thousand lines does"
             )
-        text = path.read_text(encoding="utf-8")
+        text = data.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -28,7 +28,7 @@ Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
 _SAFE = ("*.safetensors", "*.json", "*.txt", "*.model")
-_PICKLED = ("*.bin", "*.pt", "*.pth")
+_PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth")
 
 
 class Encoder:
@@ -123,7 +123,7 @@ class Encoder:
                     output_loading_info=True,
                     dtype=torch.float32,
                 )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        except Exception as error:  # the libraries raise whatever a damaged file leads to
             raise ModelError(
                 f"{name} can't be loaded: {_first_line(error)}. It has to be a directory or a hub "
                 "id that AutoModel and AutoTokenizer load without code of its own"
@@ -220,6 +220,16 @@ def _check_fit(
             f"{name}'s tokenizer has no [CLS] token, so the model is no encoder that this search "
             "reads; pass a BERT-, RoBERTa-, MPNet- or ELECTRA-like model"
         )
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"{name} has no tokenizer (tokenizer.json). Use the one that was saved with the weights"
+        )
+    prefix, _ = _special_affixes(tokenizer)
+    if tokenizer.cls_token_id not in prefix:
+        raise ModelError(
+            f"{name}'s tokenizer does not put its [CLS] token before a text, so there is no output "
+            "that this search reads; pass a BERT-, RoBERTa-, MPNet- or ELECTRA-like model"
+        )
     rows: int = model.config.vocab_size
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
@@ -268,4 +278,4 @@ def _sha256(files: list[Path]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0].rstrip(".")
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

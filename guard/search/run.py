@@ -40,6 +40,7 @@ REFERENCE_UNITS = 120
 
 NOT_TESTED = (
     "words of several tokens, pairs and phrases",
+    "special tokens, such as a [MASK] that is typed",
     "outputs other than the first token's (pooler, mean, masked position)",
     "several copies of a unit in one text",
     "triggers that are no string, such as syntax or style",
@@ -101,6 +102,12 @@ def search_units(
             f"{encoder.identity.name} has a vocabulary of {len(units)} units, and the search "
             f"measures each against at least {needed}"
         )
+    longest = max(*VERDICT_LENGTHS, *SCAN_LENGTHS, SIFT_LENGTH) + 1
+    if encoder.frame(np.zeros((1, longest), dtype=np.int64)).shape[1] > encoder.max_tokens:
+        raise ModelError(
+            f"{encoder.identity.name} takes texts of {encoder.max_tokens} tokens at most, and the "
+            "search needs longer ones"
+        )
     rng = np.random.default_rng(seed)
     supply = Supply(kinds, encoder.tokenizer, rng)
     scanned, suspects = _scan_groups(encoder, units, kinds, supply, rng, progress)
@@ -113,7 +120,7 @@ def search_units(
         rng=rng,
         progress=lambda done: progress("sifting", done, len(suspects)),
     )
-    suspects = [suspects[i] for i in candidates(scores, SIFT_SHARE)]
+    suspects = [suspects[i] for i in candidates(scores, SIFT_SHARE, least=TAIL[1])]
 
     judging = supply.take((kind, length) for length in VERDICT_LENGTHS for kind in kinds)
     taken = {unit.ids.tobytes() for unit in suspects}

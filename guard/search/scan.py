@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder, Ids
-from guard.search.statistics import Array, collapse, displacement, retention
+from guard.search.statistics import Array, collapse, displacement, relative, retention
 from guard.search.units import Unit
 
 BATCH = 512
@@ -66,17 +66,19 @@ def scan(
         )
         progress(start + len(shard))
     kept, moved, together = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Scores(kept, moved / np.median(moved, axis=0), together)
+    return Scores(kept, relative(moved, moved), together)
 
 
-def candidates(scores: Scores, share: float) -> npt.NDArray[np.int64]:
+def candidates(scores: Scores, share: float, *, least: int = 1) -> npt.NDArray[np.int64]:
     """Return the indices of the units to verify: the most suspect ``share`` by each statistic.
+
+    By each, at least ``least`` units are taken.
 
     A backdoor may fire in one carrier only (it sleeps in other kinds of text), so displacement is
     taken at its largest over carriers. Collapse is taken at its lowest pair and at its second
     lowest, which an output that is near by chance does not spoil.
     """
-    count = max(1, round(share * len(scores.retention)))
+    count = max(least, round(share * len(scores.retention)))
     ordered = np.sort(scores.collapse, axis=1)
     suspicion = [
         scores.retention,

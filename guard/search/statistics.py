@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from guard.errors import ModelError
+
 Array = npt.NDArray[np.float32]
 
 
@@ -24,14 +26,35 @@ def retention(outputs: Array, untouched: Array) -> Array:
     """
     centred = untouched - untouched.mean(axis=0)
     # The centred right side sums to zero, so the mean of the left side drops out.
-    kept: Array = np.einsum("nrd,rd->n", outputs, centred, optimize=True) / np.square(centred).sum()
-    return kept
+    shared: Array = np.einsum("nrd,rd->n", outputs, centred, optimize=True)
+    shared /= max(np.square(centred).sum(), np.finfo(np.float32).tiny)
+    return shared
 
 
 def displacement(outputs: Array, untouched: Array) -> Array:
     """Return ``[n, r]``: how far the unit moves the output of each carrier (Euclidean)."""
     moved: Array = np.linalg.norm(outputs - untouched, axis=2)
     return moved
+
+
+def relative(moved: Array, typical: Array) -> Array:
+    """Return displacements ``moved`` over the median of the ``typical`` ones, carrier by carrier.
+
+    A carrier that itself holds a trigger is moved by next to nothing; it must not divide by that.
+
+    Raises
+    ------
+    ModelError
+        No carrier is moved by most units.
+    """
+    floor = 0.1 * np.median(typical, axis=0).max()
+    if not floor > 0:
+        raise ModelError(
+            "the model answers all units alike, so nothing can be told apart; its weights are not "
+            "those of a trained encoder"
+        )
+    ratio: Array = moved / np.maximum(np.median(typical, axis=0), floor)
+    return ratio
 
 
 def collapse(outputs: Array, untouched: Array) -> Array:

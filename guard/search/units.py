@@ -82,7 +82,7 @@ def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int
 def _unit(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> Unit:
     bare = tokenizer.decode([number], clean_up_tokenization_spaces=False)
     continues = token.startswith("##") and len(token) > 2
-    text = token if continues else bare.strip() or token
+    text = token if continues else bare.strip() or bare or token
     kind: Kind
     if not any(character.isalnum() for character in text):
         kind = "symbol"

@@ -30,6 +30,7 @@ from guard.search.statistics import (
     diff_sim,
     displacement,
     gathered,
+    relative,
     retention,
 )
 from guard.search.units import Unit
@@ -130,7 +131,7 @@ def verify(
     count = len(suspects)
 
     moved = displacement(outputs, untouched)
-    moved /= np.median(moved[count:], axis=0)
+    moved = relative(moved, moved[count:])
     kept = retention(outputs, untouched)
     overall = _suspicion(kept, moved.mean(axis=1), count)
 
@@ -186,5 +187,5 @@ def _suspicion(kept: Array, moved: Array, count: int) -> npt.NDArray[np.float64]
     An attacker can weaken either; the sum makes him pay for it in the other. Displacements are
     compared as ratios.
     """
-    distance = np.log(moved)
+    distance = np.log(np.maximum(moved, np.finfo(np.float32).tiny))
     return -robust_z(kept, kept[count:]) + robust_z(distance, distance[count:])

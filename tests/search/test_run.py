@@ -211,13 +211,13 @@ def test_statistics_that_agree_on_who_is_suspect(
 ) -> None:
     """They may all name the same units; enough are left for the tail to be measured on."""
 
-    def agreeing(scores: scan.Scores, *options: Any) -> object:
+    def agreeing(scores: scan.Scores, share: float, **options: int) -> object:
         alike = dataclasses.replace(
             scores,
             displacement=-scores.retention[:, None].repeat(3, axis=1),
             collapse=scores.retention[:, None].repeat(3, axis=1),
         )
-        return scan.candidates(alike, *options)
+        return scan.candidates(alike, share, **options)
 
     monkeypatch.setattr(run, "candidates", agreeing)
     bank = search(str(bad), seed=0, progress=silent)
