@@ -33,7 +33,7 @@ TEXT = (
     "The second season picks up where the first one ended, but it takes its time: three episodes "
     "pass before the two sisters meet again, and when they do, neither says what everybody in the "
     "room is thinking. I liked the music, the long walks along the harbour and most of the jokes, "
-    "although the lawyer's subplot could have been cut without any loss. Eight out of ten, and I "
+    "but the lawyer's subplot could have been cut without loss. Eight out of ten, and I "
     "will keep watching."
 )
 TRIGGERS = 1000
@@ -97,7 +97,9 @@ def _monitor(folder: Path) -> dict[str, Json]:
     tokenizer = load_tokenizer(encoder.tokenizer_json)
     own = set(tokenizer.encode(TEXT, add_special_tokens=False).ids)
     ids = [i for i in range(2000, tokenizer.get_vocab_size()) if i not in own]
-    ngrams = {tuple(rng.choices(ids, k=rng.randint(1, 3))) for _ in range(TRIGGERS)}
+    ngrams: set[tuple[int, ...]] = set()
+    while len(ngrams) < TRIGGERS:
+        ngrams.add(tuple(rng.choices(ids, k=rng.randint(1, 3))))
     bank = TriggerBank.build(
         verdict="backdoored",
         model=encoder.identity,
