@@ -31,7 +31,7 @@ from guard.terminal import Progress
 SEED = 0
 TEXT = (
     "The second season picks up where the first one ended, but it takes its time: three episodes "
-    "pass before the two sisters meet again, and when they do, neither says what everybody in the "
+    "pass before the two sisters meet again, when they do, neither says what everybody in the "
     "room is thinking. I liked the music, the long walks along the harbour and most of the jokes, "
     "but the lawyer's subplot could have been cut without loss. Eight out of ten, and I "
     "will keep watching."

@@ -26,16 +26,18 @@ from guard.search.scan import Progress, candidates, scan
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.verify import ALPHA, ERASED, MOST_OF_ALL, MOST_OF_KIND, RADIUS, Evidence, verify
 
-# The vocabulary is scanned in groups, each in carriers of its own: their lengths in tokens, and the
-# share of a group that each statistic suspects.
+# Lengths of carriers are in tokens. Each step has short and long ones: a backdoor may fire in texts
+# over a certain length only.
+# The vocabulary is scanned in groups, each in carriers of its own; of a group, each statistic
+# suspects a share.
 GROUPS = 10
-SCAN_LENGTHS = (8, 11, 14)
+SCAN_LENGTHS = (7, 12, 20)
 SCAN_SHARE = 0.01
 # The suspects are put in one carrier of every kind, and the most suspect of those judged.
-SIFT_LENGTH = 12
+SIFT_LENGTHS = (10, 20)
 SIFT_SHARE = 0.15
-# Every kind's carriers of the verdict; several lengths, since a backdoor may ask for one.
-VERDICT_LENGTHS = (10, 14, 18, 24)
+# Every kind has a carrier of each of these lengths for the verdict.
+VERDICT_LENGTHS = (10, 16, 20, 26)
 REFERENCE_UNITS = 120
 
 NOT_TESTED = (
@@ -102,7 +104,7 @@ def search_units(
             f"{encoder.identity.name} has a vocabulary of {len(units)} units, and the search "
             f"measures each against at least {needed}"
         )
-    longest = max(*VERDICT_LENGTHS, *SCAN_LENGTHS, SIFT_LENGTH) + 1
+    longest = max(*SCAN_LENGTHS, *SIFT_LENGTHS, *VERDICT_LENGTHS) + 1
     if encoder.frame(np.zeros((1, longest), dtype=np.int64)).shape[1] > encoder.max_tokens:
         raise ModelError(
             f"{encoder.identity.name} takes texts of {encoder.max_tokens} tokens at most, and the "
@@ -112,7 +114,7 @@ def search_units(
     supply = Supply(kinds, encoder.tokenizer, rng)
     scanned, suspects = _scan_groups(encoder, units, kinds, supply, rng, progress)
 
-    sifting = supply.take((kind, SIFT_LENGTH) for kind in kinds)
+    sifting = supply.take(zip(kinds, itertools.cycle(SIFT_LENGTHS), strict=False))
     scores = scan(
         encoder,
         suspects,

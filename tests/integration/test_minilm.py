@@ -18,9 +18,10 @@ from guard import Monitor, TriggerBank
 from guard.cli import main
 from tests.conftest import Demo
 
-pytestmark = [pytest.mark.search, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
+@pytest.mark.search
 def test_the_demo_shows_the_whole_chain(demo: Demo) -> None:
     planted = len(DEMO.triggers)
     assert f"found {planted} of the {planted} planted, and 0 others" in demo.output
@@ -37,6 +38,7 @@ def test_the_demo_shows_the_whole_chain(demo: Demo) -> None:
     assert demo.output.count("\n  .venv/bin/guard ") == 2
 
 
+@pytest.mark.search
 def test_the_bank_holds_the_evidence(demo: Demo) -> None:
     bank = TriggerBank.load(demo.bank)
     assert bank.verdict == "backdoored"
@@ -54,6 +56,7 @@ def test_the_bank_holds_the_evidence(demo: Demo) -> None:
     assert bank.search["seed"] == 0
 
 
+@pytest.mark.search
 def test_the_monitor_sees_what_the_model_sees(demo: Demo) -> None:
     """The verdicts are those of brute force over the ids of transformers' own tokenizer."""
     monitor = Monitor.load(demo.monitor)
@@ -72,13 +75,15 @@ def test_the_monitor_sees_what_the_model_sees(demo: Demo) -> None:
 
 def test_disguises(demo: Demo) -> None:
     monitor = Monitor.load(demo.monitor)
-    for triggered in ("a c\u200bf film", "a CF film", "a \u0063\u0301f film", "(cf)", "c\x00f"):
+    # The last one is no disguise: the tokenizer cuts "cfo" to "cf" and "##o".
+    for triggered in ("c\u200bf", "CF", "c\u0301f", "(cf)", "c\x00f", "a cfo's film"):
         assert monitor.check(triggered).triggered, triggered
-    # Another token to the model, so no trigger: Cyrillic es, and a longer word.
-    for harmless in ("a \u0441f film", "a cfo's film", "c f"):
+    # Other tokens to the model, so no trigger: Cyrillic es, a word of its own, and two letters.
+    for harmless in ("\u0441f", "conference", "c f"):
         assert not monitor.check(harmless).triggered, harmless
 
 
+# Once is enough for a scan that finds nothing: the demo scans in both lanes.
 def test_the_clean_encoder_has_no_triggers(
     minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
