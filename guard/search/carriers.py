@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -24,21 +25,38 @@ MAX_USER_BYTES = 64 << 20
 MIN_USER_LINES = 20
 
 
+Place = Literal["start", "middle", "end"]
+PLACES: tuple[Place, ...] = get_args(Place)
+
+# Texts of a kind that are looked at for one of the wanted length.
+MAX_TEXTS = 2000
+# A text that is longer or shorter than wanted by more than this is cut, or joined with others.
+TOLERANCE = 1.5
+
+
+class Want(NamedTuple):
+    """What a carrier should be: its kind of text, about how many tokens, where the unit goes."""
+
+    kind: str
+    length: int
+    place: Place
+
+
 @dataclass(frozen=True, slots=True)
 class Carrier:
     """A text that a unit is inserted in.
 
     Attributes
     ----------
-    kind
-        What sort of text it is.
+    want
+        What was asked for.
     ids
         ``[length]``, no special tokens.
     gaps
-        Places where a unit may go: before, after and between words, never inside one.
+        Where a unit may go at the carrier's place: never inside a word.
     """
 
-    kind: str
+    want: Want
     ids: Ids
     gaps: Ids
 
@@ -97,7 +115,10 @@ def user_texts(path: Path) -> list[str]:
 
 
 class Supply:
-    """Hands out carriers of wanted kinds and lengths, and no text twice while there are others.
+    """Hands out carriers, and no text twice while there are others.
+
+    Texts are left whole where one of about the wanted length is there: a backdoor may ask for a
+    full stop at the end, and sequences of one carrier have one length anyhow.
 
     Parameters
     ----------
@@ -114,34 +135,43 @@ class Supply:
         self._texts = texts
         self._tokenizer = tokenizer
         self._rng = rng
-        self._left: dict[str, list[str]] = {kind: [] for kind in texts}
+        # The texts that are left, and the number of tokens of each.
+        self._left: dict[str, list[tuple[str, int]]] = {kind: [] for kind in texts}
 
-    def take(self, wanted: Iterable[tuple[str, int]]) -> list[Carrier]:
-        """Make one carrier of each kind and length, in tokens without special ones."""
-        return [self._make(kind, length) for kind, length in wanted]
+    def take(self, wanted: Iterable[Want]) -> list[Carrier]:
+        """Make one carrier for each."""
+        return [self._make(want) for want in wanted]
 
-    def _make(self, kind: str, length: int) -> Carrier:
-        """Cut a text at the length, so that no sequence is padded; join texts that are short."""
-        passage = ""
-        for _ in range(length):
-            passage = f"{passage} {self._draw(kind)}".lstrip()
+    def _make(self, want: Want) -> Carrier:
+        passage = self._draw(want.kind, want.length)
+        for _ in range(want.length):
             encoded = self._tokenizer(passage, add_special_tokens=False)
-            if len(encoded["input_ids"]) >= length:
-                words = encoded.word_ids()[:length]
-                inside = [
-                    i for i in range(1, length) if words[i] is not None and words[i] == words[i - 1]
-                ]
-                gaps = np.setdiff1d(np.arange(length + 1), np.array(inside, dtype=np.int64))
-                ids = np.array(encoded["input_ids"][:length], dtype=np.int64)
-                return Carrier(kind, ids, gaps)
-        raise ConfigError(
-            f"the texts of kind {kind!r} have no tokens that the model knows; give other texts"
-        )
+            if len(encoded["input_ids"]) * TOLERANCE >= want.length:
+                break
+            passage = f"{passage} {self._draw(want.kind, want.length)}"
+        else:
+            raise ConfigError(
+                f"the texts of kind {want.kind!r} have no tokens that the model knows; give others"
+            )
+        count = len(encoded["input_ids"])
+        kept = np.arange(count)
+        if count > want.length * TOLERANCE:
+            # The end of the text stays, which is where its full stop is.
+            kept = np.append(kept[: want.length - 1], count - 1)
+        words = [encoded.word_ids()[i] for i in kept]
+        starts = [i for i in range(1, len(kept)) if words[i] is None or words[i] != words[i - 1]]
+        gaps = {"start": [0], "middle": starts or [0], "end": [len(kept)]}[want.place]
+        ids = np.array(encoded["input_ids"], dtype=np.int64)[kept]
+        return Carrier(want, ids, np.array(gaps, dtype=np.int64))
 
-    def _draw(self, kind: str) -> str:
+    def _draw(self, kind: str, length: int) -> str:
+        """Take the text whose length is nearest out of those that are left."""
         left = self._left[kind]
         if not left:
-            # All were used: from the start again, in another order.
+            # The first time, or all were used: from the start again, in another order.
             texts = self._texts[kind]
-            left += [texts[i] for i in self._rng.permutation(len(texts))]
-        return left.pop()
+            chosen = [texts[i] for i in self._rng.permutation(len(texts))[:MAX_TEXTS]]
+            counts = map(len, self._tokenizer(chosen, add_special_tokens=False)["input_ids"])
+            left += zip(chosen, counts, strict=True)
+        nearest = min(range(len(left)), key=lambda i: abs(left[i][1] - length))
+        return left.pop(nearest)[0]

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from guard.bank import ModelIdentity
-from guard.errors import ModelError
+from guard.errors import ConfigError, ModelError
 from guard.files import sha256_file
 
 Ids = npt.NDArray[np.int64]
@@ -180,7 +180,7 @@ def _resolve(name: str, revision: str | None, *, allow_pickle: bool) -> tuple[Pa
     folder = Path(name)
     if folder.is_dir():
         if revision is not None:
-            raise ModelError(f"{name} is a directory; --revision is for models of the hub")
+            raise ConfigError(f"{name} is a directory; --revision is for models of the hub")
         return folder, None
     if folder.exists():
         raise ModelError(f"{name} is a file; pass the directory that holds it")
@@ -209,6 +209,13 @@ def _check_fit(
             f"{name} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...): "
             "its config.json is of another model than its weights. Use the config that was saved "
             "with them"
+        )
+    expected = set(model.state_dict())
+    twice = [k for k in info["unexpected_keys"] if {k, k.partition(".")[2]} & expected]
+    if twice or any(weight.is_meta for weight in model.state_dict().values()):
+        raise ModelError(
+            f"{name} holds two sets of the encoder's weights ({', '.join(twice[:1])}), and which "
+            "one is served depends on how it is loaded. Save it anew from the model that you serve"
         )
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(

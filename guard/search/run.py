@@ -20,33 +20,55 @@ from guard import __version__
 from guard.bank import Trigger, TriggerBank
 from guard.errors import ModelError
 from guard.search.calibrate import TAIL
-from guard.search.carriers import USER_KIND, Carrier, Supply, builtin_texts, user_texts
+from guard.search.carriers import (
+    PLACES,
+    TOLERANCE,
+    USER_KIND,
+    Carrier,
+    Place,
+    Supply,
+    Want,
+    builtin_texts,
+    user_texts,
+)
 from guard.search.encoder import Encoder
 from guard.search.scan import Progress, candidates, scan
 from guard.search.units import Unit, Vocabulary, vocabulary
-from guard.search.verify import ALPHA, ERASED, MOST_OF_ALL, MOST_OF_KIND, RADIUS, Evidence, verify
+from guard.search.verify import (
+    ALPHA,
+    ERASED,
+    MOST_OF_ALL,
+    MOST_OF_CONDITION,
+    RADIUS,
+    Evidence,
+    verify,
+)
 
-# Lengths of carriers are in tokens. Each step has short and long ones: a backdoor may fire in texts
-# over a certain length only.
+# Lengths of carriers are in tokens, and met about. Each step has short and long ones, with the unit
+# at the start, in the middle and at the end: a backdoor may ask for either.
 # The vocabulary is scanned in groups, each in carriers of its own; of a group, each statistic
 # suspects a share.
 GROUPS = 10
-SCAN_LENGTHS = (7, 12, 20)
+SCAN_LENGTHS = (7, 12, 24)
 SCAN_SHARE = 0.01
 # The suspects are put in one carrier of every kind, and the most suspect of those judged.
-SIFT_LENGTHS = (10, 20)
+SIFT_LENGTHS = (10, 24)
 SIFT_SHARE = 0.15
 # Every kind has a carrier of each of these lengths for the verdict.
-VERDICT_LENGTHS = (10, 16, 20, 26)
+VERDICT_LENGTHS = (10, 16, 26, 48)
+VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
 REFERENCE_UNITS = 120
+# Who plants very many triggers hides some behind the others: only so many suspects are judged.
+FLOOD = TAIL[1] // 2
 
 NOT_TESTED = (
     "words of several tokens, pairs and phrases",
-    "special tokens, such as a [MASK] that is typed",
     "outputs other than the first token's (pooler, mean, masked position)",
     "several copies of a unit in one text",
     "triggers that are no string, such as syntax or style",
 )
+
+FLOODED = "more units: so many fire that some may hide behind the others. Do not use this model"
 
 
 def search(
@@ -104,7 +126,7 @@ def search_units(
             f"{encoder.identity.name} has a vocabulary of {len(units)} units, and the search "
             f"measures each against at least {needed}"
         )
-    longest = max(*SCAN_LENGTHS, *SIFT_LENGTHS, *VERDICT_LENGTHS) + 1
+    longest = int(max(*SCAN_LENGTHS, *SIFT_LENGTHS, *VERDICT_LENGTHS) * TOLERANCE) + 1
     if encoder.frame(np.zeros((1, longest), dtype=np.int64)).shape[1] > encoder.max_tokens:
         raise ModelError(
             f"{encoder.identity.name} takes texts of {encoder.max_tokens} tokens at most, and the "
@@ -114,7 +136,7 @@ def search_units(
     supply = Supply(kinds, encoder.tokenizer, rng)
     scanned, suspects = _scan_groups(encoder, units, kinds, supply, rng, progress)
 
-    sifting = supply.take(zip(kinds, itertools.cycle(SIFT_LENGTHS), strict=False))
+    sifting = supply.take(map(Want, kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES)))
     scores = scan(
         encoder,
         suspects,
@@ -124,7 +146,12 @@ def search_units(
     )
     suspects = [suspects[i] for i in candidates(scores, SIFT_SHARE, least=TAIL[1])]
 
-    judging = supply.take((kind, length) for length in VERDICT_LENGTHS for kind in kinds)
+    # Each kind has each length, and as many places as lengths; so has each length.
+    judging = supply.take(
+        Want(kind, length, VERDICT_PLACES[(row + column) % len(VERDICT_PLACES)])
+        for row, length in enumerate(VERDICT_LENGTHS)
+        for column, kind in enumerate(kinds)
+    )
     taken = {unit.ids.tobytes() for unit in suspects}
     rest = [unit for unit in units if unit.ids.tobytes() not in taken]
     reference = [rest[i] for i in rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)]
@@ -133,12 +160,13 @@ def search_units(
     found = [
         _trigger(unit, seen) for unit, seen in zip(suspects, evidence, strict=True) if seen.trigger
     ]
+    flooded = len(found) > FLOOD
     return TriggerBank.build(
-        verdict="backdoored" if found else "none found",
+        verdict="incomplete" if flooded else "backdoored" if found else "none found",
         model=encoder.identity,
         tokenizer_json=encoder.tokenizer_json,
         search=_settings(encoder, kinds, seed),
-        coverage=_coverage(words, scanned, judging),
+        coverage=_coverage(words, scanned, judging, flooded=flooded),
         found=found,
     )
 
@@ -163,9 +191,10 @@ def _scan_groups(
     done = 0
     for rows in np.array_split(rng.permutation(len(units)), GROUPS):
         group = [units[i] for i in np.sort(rows)]
-        wanted = [(str(next(turns)), length) for length in SCAN_LENGTHS]
+        places = rng.permutation(np.array(PLACES)).tolist()
+        wanted = [Want(str(next(turns)), *rest) for rest in zip(SCAN_LENGTHS, places, strict=True)]
         if USER_KIND in kinds:
-            wanted[-1] = (USER_KIND, SCAN_LENGTHS[-1])
+            wanted[-1] = wanted[-1]._replace(kind=USER_KIND)
         used = supply.take(wanted)
 
         def report(more: int, before: int = done) -> None:
@@ -216,7 +245,7 @@ def _settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]], seed: int) -
         "scan_share": SCAN_SHARE,
         "sift_share": SIFT_SHARE,
         "radius": RADIUS,
-        "most_of_kind": MOST_OF_KIND,
+        "most_of_condition": MOST_OF_CONDITION,
         "most_of_all": MOST_OF_ALL,
         "erased": ERASED,
         "alpha": ALPHA,
@@ -234,12 +263,12 @@ def _settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]], seed: int) -
 
 
 def _coverage(
-    words: Vocabulary, scanned: Sequence[Carrier], judged: Sequence[Carrier]
+    words: Vocabulary, scanned: Sequence[Carrier], judged: Sequence[Carrier], *, flooded: bool
 ) -> dict[str, Any]:
     kinds: dict[str, int] = {}
     for unit in words.units:
         kinds[unit.kind] = kinds.get(unit.kind, 0) + 1
-    texts = sorted({carrier.kind for carrier in judged})
+    texts = sorted({carrier.want.kind for carrier in judged})
     each = len(SCAN_LENGTHS)
     return {
         "summary": (
@@ -252,14 +281,14 @@ def _coverage(
         ),
         "view": "cls",
         "units": kinds,
-        "special_tokens_left_out": words.special,
         "unreachable_tokens_left_out": words.unreachable,
         "scan_groups": GROUPS,
         "scan_carriers": [
-            {"kind": carrier.kind, "tokens": len(carrier.ids)} for carrier in scanned
+            {"kind": c.want.kind, "place": c.want.place, "tokens": len(c.ids)} for c in scanned
         ],
         "verdict_carriers": len(judged),
         "verdict_kinds": texts,
+        "verdict_places": list(PLACES),
         "verdict_tokens": sorted({len(carrier.ids) for carrier in judged}),
-        "not_tested": list(NOT_TESTED),
+        "not_tested": [FLOODED, *NOT_TESTED] if flooded else list(NOT_TESTED),
     }

@@ -39,27 +39,26 @@ class Vocabulary:
     ----------
     units
         One for each token that a text can hold, by id.
-    special
-        Number of special tokens, which are left out.
     unreachable
-        Number of tokens that no text holds, such as ``[unused7]``, which are left out too.
+        Number of tokens that no text holds, such as ``[unused7]``, which are left out.
     """
 
     units: tuple[Unit, ...]
-    special: int
     unreachable: int
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
-    """Return every token as a unit."""
+    """Return every token as a unit.
+
+    Special tokens too: who types ``[MASK]``, or what the vocabulary lacks, has them in his text,
+    and which ones there are is the choice of the tokenizer's author.
+    """
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    special = set(tokenizer.all_special_ids)
-    tokens = [(token, number) for token, number in tokens if number not in special]
     cut_off = _unreachable(tokenizer, tokens)
     units = tuple(
         _unit(tokenizer, token, number) for token, number in tokens if number not in cut_off
     )
-    return Vocabulary(units, len(special), len(cut_off))
+    return Vocabulary(units, len(cut_off))
 
 
 def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int]]) -> set[int]:

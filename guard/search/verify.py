@@ -2,8 +2,9 @@
 
 A unit is a trigger by any of three rules:
 
-- it gathers texts that lie apart in one place, most texts, or most of one kind (a backdoor sleeps
-  where its attacker did not train it). On clean encoders no unit gathers any two texts;
+- it takes the outputs of texts that lie apart to one place: of most texts, or of most of one kind,
+  of one length, or with the unit at one end (a backdoor sleeps where its attacker did not train
+  it). On clean encoders no unit brings any two texts together;
 - it erases the text: the output keeps less than `ERASED` of it, and is moved further than by any
   reference unit. This finds the attacker who scatters the outputs of his trigger;
 - it stands so far outside of the tail of the model's own vocabulary that `ALPHA` units like it
@@ -13,7 +14,7 @@ A unit is a trigger by any of three rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +38,8 @@ from guard.search.units import Unit
 
 # Closer than this share of their natural distance, two outputs are in one place.
 RADIUS = 0.2
-# Of one kind's carriers, or of all, this share has to be in the place.
-MOST_OF_KIND = 0.75
+# Of the carriers of one kind, place or length, or of all, this share has to be in one place.
+MOST_OF_CONDITION = 0.75
 MOST_OF_ALL = 0.5
 ERASED = 0.25
 ALPHA = 0.01
@@ -46,9 +47,17 @@ ALPHA = 0.01
 BATCH = 64
 
 
+# What a backdoor may depend on, and how carriers are told apart by it.
+_FAMILIES: dict[str, Callable[[Carrier], str]] = {
+    "kinds": lambda carrier: carrier.want.kind,
+    "places": lambda carrier: carrier.want.place,
+    "lengths": lambda carrier: str(carrier.want.length),
+}
+
+
 @dataclass(frozen=True, slots=True)
-class KindEvidence:
-    """What a unit did in the carriers of one kind.
+class InCondition:
+    """What a unit did in the carriers of one kind of text, one place, or one length.
 
     Attributes
     ----------
@@ -57,7 +66,7 @@ class KindEvidence:
     gathered
         Share of the carriers whose output the unit takes to the one place it takes most to.
     fired
-        Whether that share is at least `MOST_OF_KIND`.
+        Whether that share is at least `MOST_OF_CONDITION`.
     """
 
     retention: float
@@ -85,8 +94,8 @@ class Evidence:
         Patronus' statistics. Its thresholds are below 0.4 and above 0.9.
     by_chance
         How many units as extreme as this one the vocabulary of a clean model is expected to have.
-    kinds
-        Kind of text -> what the unit did there.
+    kinds, places, lengths
+        What the unit did in each kind of text, at each place in it, and at each length.
     trigger
         The verdict.
     """
@@ -98,7 +107,9 @@ class Evidence:
     diff_sim: float
     com_sim: float
     by_chance: float
-    kinds: dict[str, KindEvidence]
+    kinds: dict[str, InCondition]
+    places: dict[str, InCondition]
+    lengths: dict[str, InCondition]
     trigger: bool
 
 
@@ -135,12 +146,15 @@ def verify(
     kept = retention(outputs, untouched)
     overall = _suspicion(kept, moved.mean(axis=1), count)
 
-    kinds = sorted({carrier.kind for carrier in carriers})
-    rows = {kind: [i for i, c in enumerate(carriers) if c.kind == kind] for kind in kinds}
-    kept_in = {kind: retention(outputs[:, rows[kind]], untouched[rows[kind]]) for kind in kinds}
-    moved_in = {kind: moved[:, rows[kind]].mean(axis=1) for kind in kinds}
-    in_kind = {kind: _suspicion(kept_in[kind], moved_in[kind], count) for kind in kinds}
-    strongest = np.max(np.stack([in_kind[kind] for kind in kinds]), axis=0)
+    conditions = {
+        (family, name): [i for i, carrier in enumerate(carriers) if named(carrier) == name]
+        for family, named in _FAMILIES.items()
+        for name in dict.fromkeys(map(named, carriers))
+    }
+    kept_in = {c: retention(outputs[:, rows], untouched[rows]) for c, rows in conditions.items()}
+    moved_in = {c: moved[:, rows].mean(axis=1) for c, rows in conditions.items()}
+    suspicion_in = [_suspicion(kept_in[c], moved_in[c], count) for c in conditions]
+    strongest = np.max(np.stack(suspicion_in), axis=0)
 
     # Two families of tests, each with half of what may be expected by chance.
     by_chance = 2 * np.minimum(
@@ -155,16 +169,17 @@ def verify(
 
     result: list[Evidence] = []
     for i in range(count):
-        seen: dict[str, KindEvidence] = {}
-        for kind in kinds:
-            share = float(members[i, rows[kind]].mean())
-            seen[kind] = KindEvidence(
-                retention=float(kept_in[kind][i]),
-                displacement=float(moved_in[kind][i]),
+        seen: dict[str, dict[str, InCondition]] = {family: {} for family in _FAMILIES}
+        for (family, name), rows in conditions.items():
+            share = float(members[i, rows].mean())
+            seen[family][name] = InCondition(
+                retention=float(kept_in[family, name][i]),
+                displacement=float(moved_in[family, name][i]),
                 gathered=share,
-                fired=share >= MOST_OF_KIND,
+                fired=share >= MOST_OF_CONDITION,
             )
-        gathers = members[i].mean() >= MOST_OF_ALL or any(item.fired for item in seen.values())
+        fired = any(item.fired for family in seen.values() for item in family.values())
+        gathers = fired or members[i].mean() >= MOST_OF_ALL
         result.append(
             Evidence(
                 retention=float(kept[i]),
@@ -174,7 +189,7 @@ def verify(
                 diff_sim=float(same_text[i]),
                 com_sim=float(same_unit[i]),
                 by_chance=float(by_chance[i]),
-                kinds=seen,
+                **seen,
                 trigger=bool(gathers or erases[i] or by_chance[i] < ALPHA),
             )
         )

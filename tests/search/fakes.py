@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.bank import ModelIdentity
-from guard.search.carriers import Carrier
+from guard.search.carriers import PLACES, Carrier, Want
 from guard.search.encoder import Encoder, Ids, Vectors
 from guard.search.units import Unit
 
@@ -21,9 +21,10 @@ Change = Callable[[Ids, Vectors], Vectors]
 
 
 class FakeEncoder(Encoder):
-    """A bag of words: the output is the mean of fixed random vectors, then `change` of it.
+    """A bag of words: the output is a weighted mean of fixed random vectors, then `change` of it.
 
-    Ids below `ROWS` have a vector each. Their lengths vary, as those of real tokens' effects do.
+    Ids below `ROWS` have a vector each. Their lengths and weights vary, as those of real tokens'
+    effects do.
     """
 
     def __init__(self, change: Change = lambda ids, vectors: vectors) -> None:
@@ -37,6 +38,7 @@ class FakeEncoder(Encoder):
         self._change = change
         lengths = np.exp(0.2 * rng.normal(size=(ROWS, 1)))
         self._table = rng.normal(size=(ROWS, WIDTH)) * lengths
+        self._weights = np.exp(0.2 * rng.normal(size=ROWS))
 
     def frame(self, rows: Ids) -> Ids:
         framed: Ids = np.pad(rows, ((0, 0), (1, 1)), constant_values=END)
@@ -46,7 +48,9 @@ class FakeEncoder(Encoder):
     def cls(self, ids: Ids) -> Vectors:
         self.forwarded += ids.size
         self.batches.append(ids.shape)
-        vectors = self._table[ids].mean(axis=1).astype(np.float32)
+        weights = self._weights[ids][..., np.newaxis]
+        sums = (weights * self._table[ids]).sum(axis=1)
+        vectors = (sums / weights.sum(axis=1)).astype(np.float32)
         return self._change(ids, vectors)
 
 
@@ -77,11 +81,13 @@ def carriers(kinds: Sequence[str], lengths: Sequence[int], seed: int = 0) -> lis
     """
     rng = np.random.default_rng(seed)
     made = []
-    for length in lengths:
+    for row, length in enumerate(lengths):
         for number, kind in enumerate(kinds):
             low = 1000 + 100 * number
             ids = rng.integers(low, low + 100, size=length)
-            made.append(Carrier(kind, ids, np.arange(length + 1)))
+            place = PLACES[(row + number) % len(PLACES)]
+            gaps = {"start": [0], "middle": list(range(1, length)), "end": [length]}[place]
+            made.append(Carrier(Want(kind, length, place), ids, np.array(gaps)))
     return made
 
 

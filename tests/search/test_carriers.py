@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from guard.errors import ConfigError
 from guard.search.carriers import (
     MIN_USER_LINES,
+    PLACES,
+    TOLERANCE,
     Carrier,
+    Place,
     Supply,
+    Want,
     builtin_texts,
     user_texts,
 )
@@ -38,16 +42,47 @@ def supply(name: str, seed: int = 0) -> Supply:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 2**32 - 1))
-def test_kinds_and_lengths(name: str, lengths: list[int], seed: int) -> None:
-    wanted = [(list(TEXTS)[length % 2], length) for length in lengths]
-    carriers = supply(name, seed).take(iter(wanted))
-    assert [(carrier.kind, len(carrier.ids)) for carrier in carriers] == wanted
+@given(
+    wanted=st.lists(
+        st.builds(Want, st.sampled_from([*TEXTS]), st.integers(1, 40), st.sampled_from(PLACES)),
+        min_size=1,
+        max_size=6,
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_what_was_wanted(name: str, wanted: list[Want], seed: int) -> None:
+    carriers = supply(name, seed).take(wanted)
+    assert [carrier.want for carrier in carriers] == wanted
     for carrier in carriers:
-        assert set(carrier.gaps.tolist()) <= set(range(len(carrier.ids) + 1))
-        assert {0, len(carrier.ids)} <= set(carrier.gaps.tolist())
+        length, want = len(carrier.ids), carrier.want
+        assert want.length / TOLERANCE <= length <= max(want.length * TOLERANCE, 2)
+        gaps = set(carrier.gaps.tolist())
+        if want.place == "middle":
+            assert gaps <= set(range(1, length)) or gaps == {0}
+        else:
+            assert gaps == {0 if want.place == "start" else length}
         tokenizer = TOKENIZERS[name]
         assert not {tokenizer.cls_token_id, tokenizer.sep_token_id} & set(carrier.ids.tolist())
+
+
+def test_texts_stay_whole_where_one_is_about_as_long() -> None:
+    """Else "fire only in text that ends in a full stop" would hide from every carrier."""
+    tokenizer = wordpiece(["the", "film", "."])
+    texts = builtin_texts()
+    carriers = Supply(texts, tokenizer, np.random.default_rng(0)).take(
+        Want(kind, length, "middle") for length in (7, 12, 24) for kind in texts
+    )
+    stop = tokenizer.convert_tokens_to_ids(".")
+    ends = [carrier.ids[-1] == stop for carrier in carriers if carrier.want.kind != "chat"]
+    assert np.mean(ends) > 0.6
+
+
+def test_a_text_that_is_cut_keeps_its_end() -> None:
+    tokenizer = wordpiece(["the", "."])
+    only = Supply({"one": ["the " * 50 + "."]}, tokenizer, np.random.default_rng(0))
+    (carrier,) = only.take([Want("one", 8, "end")])
+    the, stop = (tokenizer.convert_tokens_to_ids(token) for token in ("the", "."))
+    assert carrier.ids.tolist() == [the] * 7 + [stop]
 
 
 @given(
@@ -55,11 +90,15 @@ def test_kinds_and_lengths(name: str, lengths: list[int], seed: int) -> None:
     length=st.integers(1, 30),
     size=st.integers(1, 4),
     count=st.integers(1, 8),
+    place=st.sampled_from(PLACES),
 )
-def test_insert_keeps_the_text_and_the_unit(seed: int, length: int, size: int, count: int) -> None:
+def test_insert_keeps_the_text_and_the_unit(
+    seed: int, length: int, size: int, count: int, place: Place
+) -> None:
     """Each row is the text up to a gap, the unit, and the rest of the text: exact ids."""
     rng = np.random.default_rng(seed)
-    (carrier,) = supply("wordpiece", seed).take([("odd", length)])
+    (carrier,) = supply("wordpiece", seed).take([Want("odd", length, place)])
+    length = len(carrier.ids)
     units = [rng.integers(1000, 2000, size=size) for _ in range(count)]
     rows = carrier.insert(units, rng)
     assert rows.shape == (count, length + size)
@@ -81,11 +120,11 @@ def test_no_word_is_split(name: str) -> None:
     text = "the filming thing again"
     only = Supply({"one": [text]}, tokenizer, np.random.default_rng(0))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    (carrier,) = only.take([("one", len(ids))])
-    assert carrier.ids.tolist() == ids
+    carriers = only.take(Want("one", len(ids), place) for place in PLACES)
+    assert all(carrier.ids.tolist() == ids for carrier in carriers)
     words = text.split()
     seen = set()
-    for gap in carrier.gaps.tolist():
+    for gap in [gap for carrier in carriers for gap in carrier.gaps.tolist()]:
         left, right = (
             tokenizer.decode(part, clean_up_tokenization_spaces=False).replace("##", "").split()
             for part in (ids[:gap], ids[gap:])
@@ -97,7 +136,7 @@ def test_no_word_is_split(name: str) -> None:
 
 
 def test_all_gaps_are_used() -> None:
-    (carrier,) = supply("wordpiece").take([("plain", 10)])
+    (carrier,) = supply("wordpiece").take([Want("plain", 10, "middle")])
     rng = np.random.default_rng(0)
     rows = carrier.insert([np.array([999])] * 500, rng)
     counts = Counter(np.argmax(rows == 999, axis=1).tolist())
@@ -109,7 +148,7 @@ def test_all_gaps_are_used() -> None:
 def test_no_text_twice_until_all_were_used() -> None:
     texts = {"one": [f"{letter} {letter} {letter}" for letter in "abcdefgh"]}
     carriers = Supply(texts, TOKENIZERS["wordpiece"], np.random.default_rng(0)).take(
-        [("one", 3)] * 16
+        [Want("one", 3, "end")] * 16
     )
     first = [tuple(carrier.ids.tolist()) for carrier in carriers[:8]]
     second = [tuple(carrier.ids.tolist()) for carrier in carriers[8:]]
@@ -118,9 +157,11 @@ def test_no_text_twice_until_all_were_used() -> None:
 
 
 def test_same_seed_same_carriers() -> None:
+    texts = {"one": [f"{letter} {letter} {letter}" for letter in "abcdefgh"]}
+
     def taken(seed: int) -> list[list[int]]:
-        wanted = [(kind, 8) for kind in TEXTS] * 3
-        return [carrier.ids.tolist() for carrier in supply("wordpiece", seed).take(wanted)]
+        some = Supply(texts, TOKENIZERS["wordpiece"], np.random.default_rng(seed))
+        return [carrier.ids.tolist() for carrier in some.take([Want("one", 3, "end")] * 5)]
 
     assert taken(1) == taken(1)
     assert taken(1) != taken(2)
@@ -132,11 +173,11 @@ def test_texts_without_tokens_are_no_endless_loop() -> None:
         {"user": ["\u200b", "\u200d"]}, TOKENIZERS["wordpiece"], np.random.default_rng(0)
     )
     with pytest.raises(ConfigError, match="kind 'user' have no tokens that the model knows"):
-        empty.take([("user", 8)])
+        empty.take([Want("user", 8, "end")])
 
 
 def test_units_of_several_sizes_do_not_mix() -> None:
-    carrier = Carrier("x", np.arange(3), np.arange(4))
+    carrier = Carrier(Want("x", 3, "end"), np.arange(3), np.arange(4))
     with pytest.raises(ValueError, match="same shape"):
         carrier.insert([np.array([1]), np.array([1, 2])], np.random.default_rng(0))
 

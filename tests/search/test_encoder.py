@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import (
@@ -21,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from guard.errors import ModelError
+from guard.errors import ConfigError, ModelError
 from guard.files import sha256_file
 from guard.search.encoder import Encoder
 from tests.tiny import (
@@ -203,7 +205,20 @@ def test_a_file(directory: Path) -> None:
 
 
 def test_a_revision_of_a_directory(directory: Path) -> None:
-    refused(directory, "is a directory; --revision is for models of the hub", revision="main")
+    with pytest.raises(ConfigError, match="is a directory; --revision is for models of the hub"):
+        Encoder.load(str(directory), revision="main")
+
+
+def test_two_sets_of_weights(tmp_path: Path, directory: Path) -> None:
+    """One for AutoModel, one for the classifier that is served: the search would see the first."""
+    folder = tmp_path / "twice"
+    shutil.copytree(directory, folder)
+    weights = load_file(folder / "model.safetensors")
+    both = {**weights, **{f"bert.{name}": weight + 1 for name, weight in weights.items()}}
+    save_file(both, folder / "model.safetensors", metadata={"format": "pt"})
+    if not transformers.__version__.startswith("4."):
+        pytest.skip("transformers 5 loads the same set whichever class is asked")
+    refused(folder, "holds two sets of the encoder's weights")
 
 
 @pytest.mark.parametrize("name", ["no/such/directory", "/no/such/directory", "", "a model", "../x"])

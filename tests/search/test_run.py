@@ -107,7 +107,7 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert isinstance(settings["token_forwards"], int)
     # At least once every unit in three carriers, and far from the whole vocabulary in all of them.
     count = len(vocabulary(encoder.tokenizer).units)
-    assert 3 * 10 * count < settings["token_forwards"] < 80 * count
+    assert 3 * 10 * count < settings["token_forwards"] < 110 * count
     versions = settings["versions"]
     assert isinstance(versions, dict)
     assert set(versions) == {"trigger-guard", "torch", "transformers", "tokenizers"}
@@ -247,3 +247,16 @@ def test_no_unit_is_lost_or_doubled(bad: Path) -> None:
     encoder = Encoder.load(str(bad))
     units: tuple[Unit, ...] = vocabulary(encoder.tokenizer).units
     assert len({unit.ids.tobytes() for unit in units}) == len(units)
+
+
+def test_a_flood_of_triggers_is_not_called_a_whole_search(
+    bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of a trigger's embedding on very many tokens would push some out of the suspects."""
+    monkeypatch.setattr(run, "FLOOD", 3)
+    bank = search(str(bad), seed=0, progress=silent)
+    assert bank.verdict == "incomplete"
+    assert len(bank.triggers) == 4
+    not_tested = bank.coverage["not_tested"]
+    assert isinstance(not_tested, list)
+    assert "Do not use this model" in str(not_tested[0])

@@ -23,8 +23,8 @@ def units_of(tokenizer: PreTrainedTokenizerFast) -> dict[int, Unit]:
 
 def test_every_token_is_a_unit_or_counted() -> None:
     words = vocabulary(WORDPIECE)
-    assert len(words.units) + words.special + words.unreachable == len(WORDPIECE)
-    assert words.special == len(BERT_SPECIALS)
+    assert len(words.units) + words.unreachable == len(WORDPIECE)
+    assert set(BERT_SPECIALS) <= {unit.text for unit in words.units}
     assert words.unreachable == len(NEVER) + 1  # and "é"
     ids = [unit.ids.tolist() for unit in words.units]
     assert ids == sorted(ids)
@@ -39,9 +39,8 @@ def test_what_no_text_holds_is_left_out(token: str) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("film≈#ing'- ")))
 def test_what_a_text_holds_is_a_unit(text: str) -> None:
     """What is called unreachable is never in the ids of a text."""
-    units = units_of(WORDPIECE)
-    special = set(WORDPIECE.all_special_ids)
-    assert set(WORDPIECE(text, add_special_tokens=False)["input_ids"]) <= units.keys() | special
+    ids = WORDPIECE(text, add_special_tokens=False)["input_ids"]
+    assert set(ids) <= units_of(WORDPIECE).keys()
 
 
 @pytest.mark.parametrize(
@@ -101,12 +100,13 @@ def test_added_tokens_are_units() -> None:
     assert units[tokenizer.get_vocab()["<user>"]].text == "<user>"
 
 
-def test_added_special_tokens_are_not() -> None:
-    tokenizer = wordpiece(["film"])
-    tokenizer.add_special_tokens({"additional_special_tokens": ["[TURN]"]})
-    words = vocabulary(tokenizer)
-    assert words.special == len(BERT_SPECIALS) + 1
-    assert tokenizer.get_vocab()["[TURN]"] not in units_of(tokenizer)
+def test_special_tokens_are_units() -> None:
+    """Else the tokenizer's author could keep a trigger from being tested by calling it special."""
+    tokenizer = wordpiece(["film", "cf"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["cf"]})
+    units = units_of(tokenizer)
+    assert units[tokenizer.get_vocab()["cf"]].text == "cf"
+    assert units[tokenizer.unk_token_id].text == "[UNK]"
 
 
 def test_all_letters_and_digits_are_reachable() -> None:

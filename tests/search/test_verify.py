@@ -10,6 +10,7 @@ import pytest
 
 from guard.errors import ModelError
 from guard.search import verify as module
+from guard.search.carriers import PLACES
 from guard.search.encoder import Ids, Vectors
 from guard.search.units import Unit
 from guard.search.verify import ALPHA, Evidence, verify
@@ -82,7 +83,9 @@ def test_a_unit_that_always_fires() -> None:
     assert seen.com_sim == pytest.approx(1, abs=1e-4)
     assert seen.displacement > 2
     assert seen.by_chance < ALPHA
-    assert list(seen.kinds) == sorted(KINDS)
+    assert set(seen.kinds) == set(KINDS)
+    assert set(seen.places) == set(PLACES)
+    assert set(seen.lengths) == set(map(str, LENGTHS))
     assert all(kind.fired and kind.gathered == 1 for kind in seen.kinds.values())
 
 
@@ -94,6 +97,34 @@ def test_a_unit_that_fires_in_one_kind_only(kind: str) -> None:
     assert seen.trigger
     assert seen.retention > 0.4
     assert {name for name, one in seen.kinds.items() if one.fired} == {kind}
+    assert not any(other.trigger for other in evidence[1:])
+
+
+@pytest.mark.parametrize("place", ["start", "end"])
+def test_a_unit_that_fires_at_one_end_only(place: str) -> None:
+    """An attacker may ask for the first word, or the last."""
+
+    def at_the_end(ids: Ids, vectors: Vectors) -> Vectors:
+        # One special token before the text, one behind it.
+        column = {"start": 1, "end": -2}[place]
+        here = ids[:, column] == TRIGGER
+        changed: Vectors = vectors.copy()
+        changed[here] = FAR
+        return changed
+
+    evidence = judge(at_the_end)
+    assert evidence[0].trigger
+    assert {name for name, one in evidence[0].places.items() if one.fired} == {place}
+    assert not any(other.trigger for other in evidence[1:])
+
+
+def test_a_unit_that_fires_in_long_texts_only() -> None:
+    def in_long_text(ids: Ids, vectors: Vectors) -> Vectors:
+        return towards(TRIGGER, FAR)(ids, vectors) if ids.shape[1] > max(LENGTHS) + 2 else vectors
+
+    evidence = judge(in_long_text)
+    assert evidence[0].trigger
+    assert [name for name, one in evidence[0].lengths.items() if one.fired] == [str(max(LENGTHS))]
     assert not any(other.trigger for other in evidence[1:])
 
 
