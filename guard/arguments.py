@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, TypeAlias
@@ -86,21 +87,27 @@ class Texts:
 
     def __init__(self, place: Place, args: Args, kwargs: Kwargs) -> None:
         self.texts: list[str] = []
-        # What stripping cannot change: keys, and values of other types where there should be text,
-        # which the monitor refuses.
+        # What stripping cannot change: keys, what is in collections other than dicts, lists and
+        # tuples, and values of other types where there should be text, which the monitor refuses.
         self.fixed: list[Any] = []
         # For each of both, its index in the list that was passed, if one was.
         self.items: list[int | None] = []
         self.fixed_items: list[int | None] = []
-        self.error: NotText | None = None
+        self.error: Exception | None = None
         try:
             self._look(place, args, kwargs)
         except RecursionError:
             self.error = NotText("the text argument nests too deeply, or holds itself; flatten it")
+        except Exception as error:  # of a collection, such as one that is changed meanwhile
+            self.error = error
 
     def size(self) -> int:
         """Estimate the work of scanning them, in characters; even an empty text is some."""
-        return sum(len(text) + 16 for text in self.texts) + 16 * len(self.fixed)
+        return sum(len(text) + 16 for text in self.strings()) + 16 * len(self.fixed)
+
+    def strings(self) -> list[str]:
+        """Return all that is text."""
+        return self.texts + [value for value in self.fixed if isinstance(value, str)]
 
     def items_of(self, hits: Sequence[bool]) -> list[int]:
         """Say which items of a list that was passed are hit; `hits` is by texts, then fixed."""
@@ -120,7 +127,8 @@ class Texts:
         for name, value in kwargs.items():
             self._argument(value, name == place.keyword)
         if kwargs and place.keyword is None and not declared and not self.texts:
-            self.error = NotText("no argument holds text; pass str, or lists or dicts of str")
+            # None of them can be told to be the text, so all of them are what is refused.
+            self._fix(kwargs, None)
 
     def _argument(self, value: Any, strict: bool) -> None:
         """Collect the strings in an argument; `strict` where it has to be text."""
@@ -130,19 +138,24 @@ class Texts:
         else:
             self._take(value, strict, None)
 
-    def _take(self, value: Any, strict: bool, item: int | None) -> None:
+    def _take(self, value: Any, strict: bool, item: int | None, fixed: bool = False) -> None:
         if isinstance(value, str):
-            self.texts.append(value)
-            self.items.append(item)
-        elif isinstance(value, dict):
+            if fixed:
+                self._fix(value, item)
+            else:
+                self.texts.append(value)
+                self.items.append(item)
+        elif isinstance(value, Mapping):
+            fixed = fixed or not isinstance(value, dict)
             for key, below in value.items():
-                if isinstance(key, str):
-                    self._fix(key, item)
+                self._take(key, False, item, fixed=True)
                 # Beside its texts an item may have options, such as top_k.
-                self._take(below, strict and not isinstance(below, (int, float, NoneType)), item)
-        elif isinstance(value, (list, tuple)):
+                is_text = strict and not isinstance(below, (int, float, NoneType))
+                self._take(below, is_text, item, fixed)
+        elif isinstance(value, (list, tuple, deque, Set, ValuesView)):
+            fixed = fixed or not isinstance(value, (list, tuple))
             for below in value:
-                self._take(below, strict, item)
+                self._take(below, strict, item, fixed)
         elif strict:
             self._fix(value, item)
 

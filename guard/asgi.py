@@ -29,6 +29,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 2**20
+# Where guards leave their verdicts to those further in. Clients cannot put anything into a scope.
+_FLAGS = "trigger_guard.verdicts"
 RETRY_AFTER_SECONDS = 5
 
 
@@ -46,12 +48,16 @@ class GuardMiddleware:
         Where the text is: dotted paths such as ``"text"`` or ``"inputs.text"``. Lists are passed
         through on the way, and below the named place every string is scanned. Every field has to
         be in every body, so that a wrong declaration shows at the first request and not never.
-        None, the default, scans every string of the body, keys included.
+        Numbers and booleans there are refused, because they may be token ids.
+        None, the default, scans every string of the body, keys included. Numbers are then not
+        looked at: an endpoint that takes token ids needs another guard.
     action
         ``"block"`` (the default) answers 403 where there is a trigger. ``"strip"`` forwards the
         body without it, and answers 403 where that cannot be done. ``"flag"`` forwards, with the
         verdicts in ``scope["state"]["guard"]``, which is ``request.state.guard`` in Starlette: a
         tuple, with None for what could not be scanned, and empty for a request without a body.
+        Of several guards that flag, the outermost one's verdicts come first; what else was in
+        that place is replaced, and what runs between guard and endpoint has to leave it alone.
         ``"observe"`` changes nothing and only counts and logs what the application reads.
     on_failure
         ``"closed"`` answers 503 while the guard itself is broken; ``"open"`` forwards unscanned.
@@ -66,7 +72,7 @@ class GuardMiddleware:
     Raises
     ------
     ConfigError
-        An option has no such value.
+        An option has no such value or type.
     ArtifactError
         The monitor does not load.
     """
@@ -83,8 +89,8 @@ class GuardMiddleware:
         max_body: int = MAX_BODY,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        if max_body < 1:
-            raise ConfigError(f"max_body={max_body} refuses every body; set it to 1 or more")
+        if type(max_body) is not int or max_body < 1:
+            raise ConfigError(f"max_body={max_body!r} is no number of bytes; set it to 1 or more")
         self.app = app
         self._fields = compile_fields(fields)
         self._max_body = max_body
@@ -118,8 +124,10 @@ class GuardMiddleware:
                 await _refuse(decision, scope, send, unread=more)
                 return
         if self._engine.policy.action == "flag":
-            # Set for every request, so that what is there is never someone else's.
-            scope.setdefault("state", {})["guard"] = decision.verdicts if decision else ()
+            # Set for every request, so that what is there is never someone else's: servers copy
+            # their state into each, and only the scope is sure to be of this one.
+            scope[_FLAGS] = (*scope.get(_FLAGS, ()), *(decision.verdicts if decision else ()))
+            scope.setdefault("state", {})["guard"] = scope[_FLAGS]
         elif decision and decision.outcome == "stripped":
             scope = {**scope, "headers": _with_length(scope["headers"], len(body))}
         first: Message = {"type": "http.request", "body": body, "more_body": more}

@@ -86,13 +86,18 @@ def compile_fields(fields: Iterable[str] | None) -> Fields:
     Raises
     ------
     ConfigError
-        A single string, no path at all, or a path with an empty step.
+        No list of strings, no path at all, or a path with an empty step.
     """
     if fields is None:
         return {}
     if isinstance(fields, str):
         raise ConfigError(f"fields={fields!r} is one string; write fields=[{fields!r}]")
-    paths = {path: tuple(path.split(".")) for path in fields}
+    try:
+        paths = {path: tuple(path.split(".")) for path in fields}
+    except (TypeError, AttributeError):
+        raise ConfigError(
+            f"fields={fields!r} is no list of dotted paths; write one like fields=['inputs.text']"
+        ) from None
     for path, steps in paths.items():
         if "" in steps:
             raise ConfigError(f"the field {path!r} has an empty step; write it like 'inputs.text'")
@@ -139,7 +144,7 @@ def parse(body: bytes, fields: Fields) -> Document:
         The whole body, not empty.
     fields
         From `compile_fields`. Lists are passed through on the way; below a field every string is
-        taken, keys included.
+        taken, keys included, and nothing else may be there but null.
 
     Raises
     ------
@@ -210,7 +215,7 @@ class _Walk:
                 if below := fields[key]:
                     self.towards(item, below, f"{path}{key}.")
                 else:
-                    self.declared(item, path + key)
+                    self.everything(item, path + key)
             elif key.casefold() in folded:
                 # Servers in some languages match keys without case: they would read this one.
                 raise UnreadableBody(
@@ -221,34 +226,31 @@ class _Walk:
             else:
                 self.skip(item)
 
-    def declared(self, value: Any, path: str) -> None:
-        """Take the text at a declared path. A list of numbers there may be token ids: refused."""
-        if isinstance(value, list):
-            for item in value:
-                self.declared(item, path)
-        elif isinstance(value, (str, dict)) or value is None:
-            self.everything(value)
-        else:
-            raise UnreadableBody(
-                "FieldNotText",
-                422,
-                f"The field {path!r} holds a number or a boolean. Send text as a string.",
-            )
+    def everything(self, value: Any, field: str | None = None) -> None:
+        """Take every string, keys included; refuse numbers below a declared field.
 
-    def everything(self, value: Any) -> None:
-        """Take every string, keys included."""
+        They may be token ids, which are text to a model and not to the monitor.
+        """
         if isinstance(value, str):
             self.texts.append(value)
             self.places.append(self.literals)
             self.literals += 1
         elif isinstance(value, list):
             for item in value:
-                self.everything(item)
+                self.everything(item, field)
         elif isinstance(value, dict):
             for key, item in value.items():
                 self.keys.append(key)
                 self.literals += 1
-                self.everything(item)
+                self.everything(item, field)
+        elif field is not None and value is not None:
+            raise UnreadableBody(
+                "FieldNotText",
+                422,
+                f"The field {field!r} holds a number or a boolean. Send text as a string; or, if "
+                "options stand beside the text there, declare the full path of the text in the "
+                "guard's `fields`.",
+            )
 
     def skip(self, value: Any) -> None:
         """Count only."""

@@ -19,10 +19,9 @@ from typing import NoReturn
 
 from guard import __version__
 from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
-from guard.errors import ConfigError, GuardError, InputError
+from guard.errors import ConfigError, GuardError, InputError, StripLimit
 from guard.files import check_output
 from guard.manifest import LIMITS, MANIFEST_FILE
-from guard.monitor import Monitor
 from guard.terminal import Progress
 
 CLEAN, FOUND, FAILED, USAGE = 0, 1, 2, 4
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(f"{type(error).__name__}, an error of guard itself; please report it", FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", FAILED)
+        return _fail("interrupted", FAILED)
     return code
 
 
@@ -86,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="your own text, a passage a line, as one more kind of text to test units in",
     )
-    scan.add_argument("--seed", type=int, help="same seed, same bank; by default drawn at random")
+    scan.add_argument("--seed", type=_seed, help="same seed, same bank; by default drawn at random")
     scan.add_argument(
         "--allow-pickle",
         action="store_true",
@@ -104,6 +103,16 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
     check.add_argument("file", nargs="?", default="-", help="a text a line; - (default) is stdin")
     return parser
+
+
+def _seed(value: str) -> int:
+    try:
+        seed = int(value)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**32:
+        raise argparse.ArgumentTypeError(f"{value!r} is no integer from 0 to {2**32 - 1}")
+    return seed
 
 
 def _scan(options: argparse.Namespace) -> int:
@@ -124,12 +133,18 @@ def _scan(options: argparse.Namespace) -> int:
             allow_pickle=options.allow_pickle,
             progress=progress,
         )
-    bank.save(options.out)
-    print(bank.dump().decode().rstrip() if options.json else _summary(bank, options.out))
+    report = bank.dump().decode().rstrip() if options.json else _summary(bank)
+    try:
+        bank.save(options.out)
+    except BaseException:
+        # What took minutes to find is told even where it cannot be kept.
+        print(report, flush=True)
+        raise
+    print(report if options.json else f"{report}\nbank: {options.out}")
     return {"none found": CLEAN, "backdoored": FOUND, "incomplete": FAILED}[bank.verdict]
 
 
-def _summary(bank: TriggerBank, out: Path) -> str:
+def _summary(bank: TriggerBank) -> str:
     lines = [f"{bank.verdict}: {len(bank.triggers)} triggers in {bank.model.name}"]
     for trigger in bank.triggers:
         kept, moved = (trigger.statistics[name] for name in ("retention", "displacement"))
@@ -144,7 +159,6 @@ def _summary(bank: TriggerBank, out: Path) -> str:
     lines.append(f"seed: {bank.search['seed']}")
     lines.append(f"tested: {bank.coverage['summary']}")
     lines += [f"not tested: {what}" for what in bank.coverage["not_tested"]]  # type: ignore[union-attr]
-    lines.append(f"bank: {out}")
     return "\n".join(lines)
 
 
@@ -163,15 +177,25 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Print a JSON object a text. 1 where any is triggered, 2 where any cannot be scanned."""
+    """Print a JSON object a text. 1 where any is triggered, 2 where any cannot be scanned.
+
+    A text that cannot be stripped was scanned: it is triggered, as it is to all other fronts.
+    """
+    # Here, because its imports take a while, in which Ctrl-C has to end like anywhere else.
+    from guard.monitor import Monitor
+
     monitor = Monitor.load(options.monitor)
     triggered = failed = False
     for text in _lines(options.file):
         try:
             verdict = monitor.check(text)
         except InputError as error:
-            failed = True
             result: dict[str, object] = {"error": type(error).__name__, "detail": str(error)}
+            if isinstance(error, StripLimit):
+                triggered = True
+                result |= {"text": text, "triggered": True, "matches": [], "stripped": None}
+            else:
+                failed = True
         else:
             triggered |= verdict.triggered
             result = {
@@ -188,8 +212,14 @@ def _lines(name: str) -> Iterator[str]:
     # Bytes that are no UTF-8 become lone surrogates, which the monitor refuses by name; only a
     # line feed ends a text, as a model's input may hold any other separator.
     source = sys.stdin.fileno() if name == "-" else name
-    with open(
-        source, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=name != "-"
-    ) as file:
+    try:
+        file = open(  # noqa: SIM115
+            source, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=name != "-"
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{name} cannot be read ({error.strerror}); name a file with a text a line"
+        ) from error
+    with file:
         for line in file:
             yield line.removesuffix("\n").removesuffix("\r")

@@ -35,7 +35,13 @@ def protect(
     The text argument is the first one (after ``self``) unless `argument` names another. It holds a
     str, or lists, tuples and dicts of them, such as the text pairs of a transformers pipeline.
     Strings in all other arguments are scanned too, because they may reach the model as well;
-    other values there are passed on unseen.
+    other values there are passed on unseen. Strings are also found in deques, sets, other mappings
+    and the views of mappings; as in the keys of a dict, they can be scanned and not stripped.
+
+    The arguments are scanned when the call begins, and passed on themselves, not as copies, unless
+    there is something to strip. Where another task changes them while a long text is scanned, an
+    async callable takes them for unscannable. Other threads are not noticed: pass them nothing that
+    they go on changing.
 
     Functions, methods, generators and their async kinds stay what they are. A generator is guarded
     when it is started; what is sent into an async one (``asend``) does not reach it. A callable
@@ -63,7 +69,7 @@ def protect(
     Raises
     ------
     ConfigError
-        An option has no such value, or the callable takes no such argument.
+        An option has no such value or type, or the callable takes no such argument.
     ArtifactError
         The monitor does not load.
 
@@ -99,6 +105,10 @@ class _Guard:
             decision = await offload(found.size(), self._decide, found)
         except Exception as error:  # no thread to be had
             decision = self._engine.undecided(error)
+        if Texts(self._place, args, kwargs).strings() != found.strings():
+            decision = self._engine.undecided(
+                InputError("the arguments were changed while they were scanned; pass copies")
+            )
         return self._settle(decision, found, args, kwargs)
 
     def _decide(self, found: Texts) -> Decision:

@@ -16,6 +16,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 from prometheus_client import CollectorRegistry
 
+from guard.errors import ConfigError
 from guard.metrics import kind_of, metrics_on
 from guard.monitor import Monitor
 from guard.policy import Decision, Policy, decide, undecided
@@ -44,6 +45,13 @@ class Engine:
         Name of the front in metrics and logs.
     registry
         Where to register the metrics; the default registry if None.
+
+    Raises
+    ------
+    ConfigError
+        `monitor` is something else.
+    ArtifactError
+        The monitor does not load.
     """
 
     def __init__(
@@ -54,9 +62,16 @@ class Engine:
         front: str,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        self.monitor = (
-            Monitor.load(Path(monitor)) if isinstance(monitor, (str, os.PathLike)) else monitor
-        )
+        if isinstance(monitor, (str, os.PathLike)):
+            monitor = Monitor.load(Path(monitor))
+        if not isinstance(monitor, Monitor):
+            # A function, if protect stands bare above it.
+            raise ConfigError(
+                f"the monitor is of type {type(monitor).__name__}; pass a guard.Monitor or the "
+                'directory of one, as in @guard.protect("monitor") or '
+                'GuardMiddleware(app, monitor="monitor")'
+            )
+        self.monitor = monitor
         self.policy = policy
         self._front = front
         self._metrics = metrics_on(registry)

@@ -8,12 +8,13 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeAlias
 
-from guard.errors import MalformedArtifact, OutputExists, SchemaTooNew
+from guard.errors import ArtifactError, MalformedArtifact, OutputExists, SchemaTooNew
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -75,6 +76,8 @@ def write_directory(target: Path, files: Mapping[str, bytes], *, owner: str) -> 
     ------
     OutputExists
         `target` exists, and is neither empty nor an earlier output that holds nothing else.
+    ArtifactError
+        The directory that `target` is to be in cannot be written to.
     """
     target = target.resolve()
     check_output(target, files, owner=owner)
@@ -100,7 +103,7 @@ def write_directory(target: Path, files: Mapping[str, bytes], *, owner: str) -> 
 
 
 def check_output(target: Path, names: Iterable[str], *, owner: str) -> None:
-    """Refuse to write a directory over something that is not ours; see `write_directory`.
+    """Refuse what `write_directory` would refuse: to be called before long work.
 
     Parameters
     ----------
@@ -113,14 +116,28 @@ def check_output(target: Path, names: Iterable[str], *, owner: str) -> None:
 
     Raises
     ------
-    OutputExists
+    OutputExists, ArtifactError
         As in `write_directory`.
     """
-    if not os.path.lexists(target):
-        above = next(path for path in target.absolute().parents if path.exists())
+    if os.path.lexists(target):
+        _check_ours(target, names, owner)
+        above = target.resolve().parent
+    else:
+        above = next(path for path in target.absolute().parents if os.path.lexists(path))
         if not above.is_dir():
             raise OutputExists(f"{above} exists and is no directory; choose another output")
-        return
+    try:
+        # Only the attempt tells: permissions know nothing of read-only and full file systems.
+        with tempfile.TemporaryDirectory(dir=above, prefix=".guard-"):
+            pass
+    except OSError as error:
+        raise ArtifactError(
+            f"{target} cannot be written, because no directory can be made in {above} "
+            f"({error.strerror}); check its permissions and disk, or choose another output"
+        ) from error
+
+
+def _check_ours(target: Path, names: Iterable[str], owner: str) -> None:
     if not target.is_dir():
         raise OutputExists(f"{target} exists and is no directory; choose another output")
     present = {entry.name for entry in target.iterdir()}

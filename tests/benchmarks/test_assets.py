@@ -224,7 +224,7 @@ def test_a_member_that_is_missing(
     index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pin(monkeypatch, members={"fake/gone": "gone.txt"}, member_sha256={})
-    with pytest.raises(Exception, match="has no member 'fake/gone'"):
+    with pytest.raises(AssetError, match=f"{FILENAME}: the archive has no member 'fake/gone'"):
         fetch("fake")
     assert nothing_in(cache)
 

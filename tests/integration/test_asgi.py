@@ -229,6 +229,18 @@ async def test_a_flag_cannot_be_forged() -> None:
     assert cast(object, state["guard"]) == ()
 
 
+async def test_guards_that_flag_add_to_each_other() -> None:
+    inner = guard(STATEFUL, action="flag", fields=["b"])
+    app = guard(guard(inner, action="block", fields=["b"]), action="flag", fields=["a"])
+    assert (await post(app, {"a": "cf", "b": "the film"})).json() == [True, False]
+    assert (await post(app, {"a": "the film", "b": ["", ""]})).json() == [False, False, False]
+    # The state outlives a request, its verdicts do not.
+    state: dict[str, Any] = {}
+    for body, flags in ((b'{"a": "cf", "b": ""}', [True, False]), (b"", [])):
+        sent = await drive(app, [chunk(body)], state=state)
+        assert json.loads(sent[1]["body"]) == flags
+
+
 async def test_the_state_is_shared_with_outer_middleware() -> None:
     state: dict[str, Any] = {}
     await drive(guard(STATEFUL, action="flag"), [chunk(b'"cf"')], state=state)
@@ -448,21 +460,26 @@ async def test_a_large_body_that_is_allowed_streams_on() -> None:
     assert json.loads(sent[1]["body"])["body"] == "a" * 9000 + "end"
 
 
-@pytest.mark.parametrize("size", [0, -1])
-async def test_sizes_that_refuse_everything_are_refused(size: int) -> None:
+@pytest.mark.parametrize("size", [0, -1, "1", 1.5, None, True])
+async def test_sizes_that_refuse_everything_are_refused(size: Any) -> None:
     with pytest.raises(ConfigError, match="max_body"):
         guard(echo, max_body=size)
+
+
+@pytest.mark.parametrize("monitor", [None, 5, echo])
+async def test_what_is_no_monitor_is_refused(monitor: Any) -> None:
+    with pytest.raises(ConfigError, match=r'GuardMiddleware\(app, monitor="monitor"\)'):
+        guard(echo, monitor=monitor)
 
 
 # A guard that fails
 
 
-class Broken:
+class Broken(Monitor):
     """A monitor that fails."""
 
-    bank_sha256 = tokenizer_sha256 = "0"
-    model = small_monitor().model
-    triggers = ()
+    def __init__(self) -> None:
+        vars(self).update(vars(small_monitor()))
 
     def check(self, text: str) -> Verdict:
         raise RuntimeError("secretword")
@@ -472,7 +489,7 @@ class Broken:
 
 
 def guard_that_fails(app: Any, action: Action, on_failure: OnFailure = "closed") -> GuardMiddleware:
-    return guard(app, monitor=cast(Monitor, Broken()), action=action, on_failure=on_failure)
+    return guard(app, monitor=Broken(), action=action, on_failure=on_failure)
 
 
 @pytest.mark.parametrize("action", ACTING)

@@ -79,6 +79,12 @@ def test_version_of_the_module() -> None:
     )
 
 
+def test_imports_of_weight_come_later() -> None:
+    """While they last an interruption would be a traceback: nothing is there yet to catch it."""
+    code = "import sys, guard.cli; sys.exit(bool({'numpy', 'onnxruntime'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_exit_codes() -> None:
     assert (CLEAN, FOUND, FAILED, USAGE) == (0, 1, 2, 4)
 
@@ -91,6 +97,10 @@ def test_exit_codes() -> None:
         ["scan"],
         ["scan", "model"],
         ["scan", "model", "--out", "x", "--seed", "one"],
+        ["scan", "model", "--out", "x", "--seed", "1.5"],
+        ["scan", "model", "--out", "x", "--seed", "-1"],
+        ["scan", "model", "--out", "x", "--seed", str(2**32)],
+        ["scan", "model", "--out", "x", "--seed", "9" * 5000],
         ["scan", "model", "--out", "x", "--what"],
         ["compile", "bank"],
         ["check", "file"],
@@ -367,15 +377,20 @@ def test_an_interruption(
 
     fake_search(monkeypatch, search)
     assert run("scan", "model", "--out", tmp_path / "bank") == FAILED
-    assert capsys.readouterr().err == "guard: interrupted; nothing was written\n"
+    assert capsys.readouterr().err == "guard: interrupted\n"
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_disk_that_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    form: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nothing is half-written: no bank, and no temporary directory."""
-    fake_search(monkeypatch, lambda *arguments, **options: found("none found"))
+    """Nothing is half-written, neither bank nor temporary directory, and nothing found is lost."""
+    bank = found("backdoored", CF)
+    fake_search(monkeypatch, lambda *arguments, **options: bank)
     write = Path.write_bytes
 
     def full(path: Path, data: bytes) -> int:
@@ -383,9 +398,28 @@ def test_a_disk_that_is_full(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert run("scan", "model", "--out", tmp_path / "bank") == FAILED
-    assert "No space left on device" in capsys.readouterr().err
+    assert run("scan", "model", "--out", tmp_path / "bank", *form) == FAILED
+    captured = capsys.readouterr()
+    assert "No space left on device" in captured.err
+    if form:
+        assert captured.out.encode() == bank.dump()
+    else:
+        assert "t0001  'cf' (token)" in captured.out
+        assert "bank:" not in captured.out
     assert names(tmp_path) == []
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_search(monkeypatch, never)
+
+    def fail(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", fail)
+    assert run("scan", "model", "--out", tmp_path / "bank") == FAILED
+    assert capsys.readouterr().err.startswith(f"guard: {tmp_path / 'bank'} cannot be written")
 
 
 def test_without_the_extra(
@@ -522,11 +556,20 @@ def test_a_line_of_a_megabyte(monitor: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_text_that_cannot_be_stripped(monitor: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It holds triggers, so a code that says "nothing found" would be a lie."""
-    nested = b"apple " * 40 + b"river " * 40
-    code, results = check(monitor, nested + b"\n", capsys)
-    assert code in (FOUND, FAILED)
-    assert results[0]["error"] == "StripLimit"
+    """It was scanned and holds triggers, as it does to the other fronts."""
+    nested = "apple " * 40 + "river " * 40
+    code, results = check(monitor, f"{nested}\na film\n".encode(), capsys)
+    assert code == FOUND
+    detail = results[0].pop("detail")
+    assert "block" in detail
+    assert results[0] == {
+        "text": nested,
+        "triggered": True,
+        "matches": [],
+        "stripped": None,
+        "error": "StripLimit",
+    }
+    assert results[1]["triggered"] is False
 
 
 @pytest.fixture
@@ -569,10 +612,10 @@ def test_check_of_an_empty_stdin(
 
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_check_of_no_file(name: str, monitor: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("check", "--monitor", monitor, monitor.parent / name) == FAILED
+    assert run("check", "--monitor", monitor, monitor.parent / name) == USAGE
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("guard: ")
+    assert captured.err.startswith(f"guard: {monitor.parent / name} cannot be read (")
     assert captured.err.count("\n") == 1
 
 

@@ -47,6 +47,11 @@ def test_fields_are_compiled(fields: Any, tree: Any) -> None:
         ([""], "empty step"),
         (["inputs..text"], "empty step"),
         (["text."], "empty step"),
+        ([1], r"fields=\[1\] is no list of dotted paths"),
+        (["text", None], "is no list of dotted paths"),
+        ([["text"]], "is no list of dotted paths"),
+        (b"text", "is no list of dotted paths"),
+        (5, "fields=5 is no list of dotted paths"),
     ],
 )
 def test_wrong_fields_are_refused(fields: Any, message: str) -> None:
@@ -74,7 +79,7 @@ def test_fields_are_followed_through_objects_and_lists() -> None:
 
 def test_below_a_field_every_string_is_found() -> None:
     document = parse(
-        b'{"text": {"deep": [{"er": "1"}], "n": 5}, "no": {"no": "no"}}', compile_fields(["text"])
+        b'{"text": {"deep": [{"er": "1"}], "n": null}, "no": {"no": 5}}', compile_fields(["text"])
     )
     assert document.texts == ["1"]
     assert document.keys == ["deep", "er", "n"]
@@ -107,9 +112,25 @@ def test_a_missing_field_is_named_with_its_path() -> None:
     assert refusal('{"a": "1"}', "a", "b") == ("FieldMissing", 422)
 
 
-@pytest.mark.parametrize("body", ['{"text": 5}', '{"text": [101, 2024]}', '{"text": ["a", true]}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"text": 5}',
+        '{"text": [101, 2024]}',
+        '{"text": ["a", true]}',
+        '{"text": {"input_ids": [101, 2024]}}',
+        '{"text": {"text": "a", "input_ids": [[1.0]]}}',
+        '{"text": [{"a": {"b": 5}}]}',
+    ],
+)
 def test_numbers_in_place_of_text_are_refused(body: str) -> None:
     assert refusal(body, "text") == ("FieldNotText", 422)
+    with pytest.raises(UnreadableBody, match=r"The field 'text' holds a number"):
+        texts(body, "text")
+
+
+def test_numbers_beside_a_field_are_no_hindrance() -> None:
+    assert texts('{"n": 5, "inputs": {"text": "1", "top_k": 5}}', "inputs.text") == ["1"]
 
 
 @pytest.mark.parametrize(

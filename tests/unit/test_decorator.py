@@ -6,8 +6,9 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Generator
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -17,12 +18,13 @@ from guard.decorator import protect
 from guard.errors import (
     ConfigError,
     GuardError,
+    InputError,
     InvalidUnicode,
     NotText,
     StripLimit,
     TriggeredInput,
 )
-from guard.monitor import Monitor
+from guard.monitor import Monitor, Verdict
 from guard.policy import Action, OnFailure
 from tests.fixtures_small import NESTED, small_monitor, trigger_id, value_of, write_small_monitor
 
@@ -133,6 +135,73 @@ def test_keys_are_scanned_and_never_changed() -> None:
             guarded(echo, action)({"cf": CLEAN})
 
 
+class Lazy(Mapping[str, str]):
+    """A mapping that is no dict."""
+
+    def __getitem__(self, key: str) -> str:
+        return {"a": CLEAN, "b": "cf"}[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("ab")
+
+    def __len__(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"cf"},
+        frozenset({CLEAN, "cf"}),
+        [{"deep": {("cf", "x")}}],
+        {("cf", 1): CLEAN},
+        {"a": "cf"}.values(),
+        {"cf": 1}.keys(),
+        {"a": ["cf"]}.items(),
+        MappingProxyType({"a": {"b": "cf"}}),
+        Lazy(),
+        deque([CLEAN, "cf"]),
+    ],
+)
+def test_collections_that_cannot_be_stripped_are_scanned(value: Any) -> None:
+    for action in STRIP_AND_BLOCK:
+        for call in ((value,), (CLEAN, value)):
+            with pytest.raises(TriggeredInput):
+                guarded(echo, action)(*call)
+        with pytest.raises(TriggeredInput):
+            guarded(echo, action)(CLEAN, other=value)
+    assert guarded(echo, "flag")(value) is value
+
+
+@pytest.mark.parametrize(
+    "value", [{CLEAN, "good"}, MappingProxyType({"a": [CLEAN], "n": 5}), deque([CLEAN])]
+)
+def test_collections_that_cannot_be_stripped_stay_what_they_are(value: Any) -> None:
+    text, other, _ = guarded(echo)(TRIGGERED, value, n=1)
+    assert text == CLEAN
+    assert other is value
+    assert guarded(echo)(value) is value
+
+
+def test_a_collection_that_fails_is_a_failure_of_the_guard() -> None:
+    class Failing(Lazy):
+        def __getitem__(self, key: str) -> str:
+            raise RuntimeError("changed size during iteration")
+
+    with pytest.raises(GuardError, match="the guard failed"):
+        guarded(echo, "block")(CLEAN, Failing())
+    value = Failing()
+    assert guarded(echo, "observe")(value) is value
+
+
+def test_keywords_without_text_hide_no_other_text() -> None:
+    def anything(**kwargs: Any) -> Any:
+        return kwargs
+
+    with pytest.raises(TriggeredInput):
+        guarded(anything, on_unscannable="allow")(inputs={"cf": 5})
+
+
 def test_the_text_argument_can_be_named() -> None:
     def score(weight: float, text: str) -> str:
         return text
@@ -184,7 +253,7 @@ def test_callables_without_signature_are_guarded() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, 5, True, b"cf", bytearray(b"cf"), iter(["cf"]), {"cf"}, [b"cf"], [1, 2], ["a", None]],
+    [None, 5, True, b"cf", bytearray(b"cf"), iter(["cf"]), {b"cf"}, [b"cf"], [1, 2], ["a", None]],
 )
 def test_what_may_hide_text_is_refused(value: Any) -> None:
     with pytest.raises(NotText) as caught:
@@ -259,23 +328,22 @@ def test_the_unscannable_follows_its_option() -> None:
     assert guarded(echo, "observe")(5) == 5
 
 
-class Broken:
+class Broken(Monitor):
     """A monitor that fails."""
 
-    bank_sha256 = tokenizer_sha256 = "0"
-    model = small_monitor().model
-    triggers = ()
+    def __init__(self) -> None:
+        vars(self).update(vars(small_monitor()))
 
-    def check(self, text: str) -> None:
+    def check(self, text: str) -> Verdict:
         raise RuntimeError("secretword")
 
 
 def broken(
     function: Callable[..., Any], action: Action = "block", on_failure: OnFailure = "closed"
 ) -> Callable[..., Any]:
-    return protect(
-        cast(Monitor, Broken()), action=action, on_failure=on_failure, registry=CollectorRegistry()
-    )(function)
+    return protect(Broken(), action=action, on_failure=on_failure, registry=CollectorRegistry())(
+        function
+    )
 
 
 def test_a_guard_that_fails_follows_its_option(caplog: pytest.LogCaptureFixture) -> None:
@@ -403,6 +471,29 @@ async def test_long_texts_leave_the_event_loop(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.anyio
+async def test_what_changes_while_it_is_scanned_is_unscannable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def classify(texts: list[str]) -> list[str]:
+        return texts
+
+    changing: list[str] = []
+    check = Monitor.check
+
+    def slow(self: Monitor, text: str) -> Verdict:
+        changing.append(TRIGGERED)  # as another task would
+        return check(self, text)
+
+    monkeypatch.setattr(Monitor, "check", slow)
+    for action in (*STRIP_AND_BLOCK, FLAG):
+        changing[:] = ["the film " * 1000]
+        with pytest.raises(InputError, match="changed while they were scanned; pass copies"):
+            await guarded(classify, action)(changing)
+    changing[:] = ["the film " * 1000]
+    assert await guarded(classify, "observe")(changing) is changing
+
+
+@pytest.mark.anyio
 async def test_no_thread_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     async def classify(text: str) -> int:
         return len(text)
@@ -460,6 +551,24 @@ def test_a_monitor_can_be_given_as_a_directory(tmp_path: Any) -> None:
     for directory in (tmp_path / "monitor", str(tmp_path / "monitor")):
         wrapped = protect(directory, action="strip", registry=CollectorRegistry())(echo)
         assert wrapped(TRIGGERED) == CLEAN
+
+
+class Like:
+    """All that a monitor has, and not one."""
+
+    bank_sha256 = tokenizer_sha256 = "0"
+    model = small_monitor().model
+    triggers = ()
+
+    def check(self, text: str) -> Verdict:
+        return Verdict(False, (), text)
+
+
+@pytest.mark.parametrize("wrong", [echo, None, 5, b"monitor", Like(), Monitor])
+def test_what_is_no_monitor_is_refused(wrong: Any) -> None:
+    """The first is what protect gets when it stands above a function without parentheses."""
+    with pytest.raises(ConfigError, match=r'@guard\.protect\("monitor"\)'):
+        protect(wrong)
 
 
 def test_unknown_options_are_refused_at_once() -> None:

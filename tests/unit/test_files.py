@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.errors import MalformedArtifact, OutputExists, SchemaTooNew
+from guard.errors import ArtifactError, MalformedArtifact, OutputExists, SchemaTooNew
 from guard.files import (
+    check_output,
     check_schema,
     dump_json,
     parse_json,
@@ -93,6 +94,32 @@ def test_write_refuses_a_file(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="no directory"):
         write_directory(tmp_path / "out", {"m": b"2"}, owner="m")
     assert (tmp_path / "out").read_bytes() == b"!"
+
+
+@pytest.mark.parametrize("name", ["out", "a/b/out", "there", "link"])
+def test_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "elsewhere" / "real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("elsewhere/real", target_is_directory=True)
+    check_output(tmp_path / name, ["m"], owner="m")
+    tried: list[Path] = []
+
+    def fail(path: str, mode: int = 0o777) -> None:
+        tried.append(Path(path).parent)
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "mkdir", fail)
+    with pytest.raises(ArtifactError, match=r"Read-only.*choose another output") as caught:
+        check_output(tmp_path / name, ["m"], owner="m")
+    assert str(tmp_path / name) in str(caught.value)
+    assert tried == [tmp_path / "elsewhere" if name == "link" else tmp_path]
+
+
+def test_trying_to_write_leaves_nothing(tmp_path: Path) -> None:
+    check_output(tmp_path / "a" / "out", ["m"], owner="m")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("failing", ["write_bytes", "rename"])
