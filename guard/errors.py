@@ -5,6 +5,7 @@
     GuardError                      something the user has to know; str() names the remedy
     ├── InputError (ValueError)     the text cannot be scanned
     │   ├── NotText                 it is no str
+    │   ├── InvalidIds              it was given as ids, and they are none
     │   ├── TextTooLong             it is longer than the monitor scans
     │   ├── InvalidUnicode          it holds lone surrogates
     │   └── StripLimit              removing its matches kept making new ones
@@ -41,6 +42,10 @@ class InputError(GuardError, ValueError):
 
 class NotText(InputError):
     """The value is no ``str``."""
+
+
+class InvalidIds(InputError):
+    """The ids of a text are no ids."""
 
 
 class TextTooLong(InputError):
