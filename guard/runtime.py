@@ -34,6 +34,9 @@ def load_tokenizer(data: bytes) -> Tokenizer:
     return tokenizer
 
 
+_OUTPUTS = ("match", "length")
+
+
 class Graph:
     """The matcher in ``monitor.onnx``, on one thread.
 
@@ -66,10 +69,10 @@ class Graph:
             line += row
             line.append(-1)
         numbers, lengths = self._session.run(
-            ("match", "length"), {"input_ids": np.array([line], dtype=np.int64)}
+            _OUTPUTS, {"input_ids": np.array([line], dtype=np.int64)}
         )
         found: list[list[tuple[int, int, int]]] = [[] for _ in rows]
-        (places,) = numbers[0].nonzero()
+        places = numbers.nonzero()[1]
         if places.size:
             begins = np.fromiter(accumulate((len(row) + 1 for row in rows), initial=0), np.int64)
             owners = np.searchsorted(begins, places, side="right") - 1
