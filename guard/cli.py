@@ -27,6 +27,9 @@ from guard.terminal import Progress
 
 CLEAN, FOUND, FAILED, USAGE = 0, 1, 2, 4
 
+# From this share of ordinary texts on, a monitor is a nuisance.
+_MUCH = 0.05
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -98,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     build.set_defaults(run=_compile)
     build.add_argument("bank", type=Path, help="directory of a trigger bank")
     build.add_argument("--out", type=Path, required=True, help="directory for the monitor")
+    build.add_argument(
+        "--max-block-rate",
+        type=_share,
+        metavar="R",
+        help="largest share of ordinary texts to block, such as 0.001; commoner triggers are "
+        "stripped where a policy says block",
+    )
 
     check = commands.add_parser("check", help="check texts with a monitor")
     check.set_defaults(run=_check)
@@ -153,13 +163,35 @@ def _compile(options: argparse.Namespace) -> int:
     bank = TriggerBank.load(options.bank)
     try:
         from exporters.monitor import compile_bank
+        from exporters.price import TEXT_WORDS, price
     except ImportError as error:
         raise GuardError(
             f"compiling needs {error.name}: pip install 'trigger-guard[search]'"
         ) from error
-    compile_bank(bank, options.out)
+    cost = price(bank)
+    common = () if options.max_block_rate is None else cost.commoner(options.max_block_rate)
+    compile_bank(bank, options.out, strip_only=common)
     print(f"monitor: {options.out}, {len(bank.triggers)} triggers of bank {bank.sha256[:12]}")
+    if bank.triggers:
+        touched = cost.touched()
+        blocked = cost.touched(cost.per_word.keys() - set(common))
+        print(
+            f"ordinary texts of {TEXT_WORDS} words that hold a trigger: {touched:.2%}; that are "
+            f"blocked: {blocked:.2%}"
+        )
+        for trigger in bank.triggers:
+            if trigger.id in common:
+                print(f"  {trigger.id} is stripped, not blocked: {cost.touched([trigger.id]):.2%}")
+        if touched > _MUCH:
+            print("stripping changes that many ordinary texts: better purify the model")
     return CLEAN
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
+    return value
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -34,7 +34,6 @@ from guard.manifest import (
     CANARY_FILE,
     LIMITS,
     MANIFEST_FILE,
-    MONITOR_SCHEMA,
     ONNX_FILE,
     TOKENIZER_FILE,
     Canary,
@@ -112,6 +111,8 @@ class Monitor:
         The model that is protected.
     triggers
         Ids of the triggers that are looked for.
+    strip_only
+        Those of them that a policy of blocking strips, because they are common in ordinary text.
 
     Raises
     ------
@@ -130,10 +131,11 @@ class Monitor:
         self.tokenizer_sha256: Final = manifest.tokenizer_sha256
         self.model: Final = manifest.model
         self.triggers: Final = manifest.triggers
+        self.strip_only: Final = frozenset(manifest.strip_only)
         self._tokenizer = load_tokenizer(tokenizer_json)
         self._graph = Graph(onnx)
         expected = {
-            "guard.schema": str(MONITOR_SCHEMA),
+            "guard.schema": str(manifest.schema),
             "guard.bank_sha256": manifest.bank_sha256,
             "guard.tokenizer_sha256": manifest.tokenizer_sha256,
             "guard.triggers": str(len(manifest.triggers)),

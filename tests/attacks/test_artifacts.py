@@ -269,8 +269,8 @@ def test_make_two_parsers_disagree(directory: Path) -> None:
 
 def test_claim_a_later_schema(directory: Path) -> None:
     """Fails: what this version does not know it does not guess."""
-    edit_manifest(directory, lambda manifest: manifest.update(schema=2))
-    with pytest.raises(SchemaTooNew, match=r"schema 2, .* up to 1; upgrade"):
+    edit_manifest(directory, lambda manifest: manifest.update(schema=3))
+    with pytest.raises(SchemaTooNew, match=r"schema 3, .* up to 2; upgrade"):
         Monitor.load(directory)
 
 
