@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from guard.decorator import protect
     from guard.errors import (
         ArtifactError,
+        BadSignature,
         CanaryFailure,
         ConfigError,
         GuardError,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "BadSignature",
     "CanaryFailure",
     "ConfigError",
     "GuardError",

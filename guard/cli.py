@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from guard import __version__
-from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
+from guard.bank import BANK_FILE, BANK_FILES, MAX_FILE_BYTES, TriggerBank
 from guard.errors import ConfigError, GuardError, InputError
-from guard.files import check_output
+from guard.files import SIGNATURE_FILE, check_output, read_bounded
 from guard.manifest import LIMITS, MANIFEST_FILE
 from guard.monitor import Monitor
 from guard.terminal import Progress
@@ -109,6 +109,23 @@ def _parser() -> argparse.ArgumentParser:
         "stripped where a policy says block",
     )
 
+    sign = commands.add_parser("sign", help="sign a bank or a monitor with a private key")
+    sign.set_defaults(run=_sign)
+    sign.add_argument("directory", type=Path, help="of a bank or a monitor")
+    sign.add_argument(
+        "--private-key",
+        type=Path,
+        required=True,
+        help="an elliptic-curve key in PEM; a password is taken from GUARD_KEY_PASSWORD",
+    )
+
+    verify = commands.add_parser(
+        "verify", help="say whether a bank or a monitor is whole, who signed it, for which model"
+    )
+    verify.set_defaults(run=_verify)
+    verify.add_argument("directory", type=Path, help="of a bank or a monitor")
+    verify.add_argument("--public-key", type=Path, help="fail unless this key's owner signed it")
+
     check = commands.add_parser("check", help="check texts with a monitor")
     check.set_defaults(run=_check)
     check.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
@@ -185,6 +202,52 @@ def _compile(options: argparse.Namespace) -> int:
         if touched > _MUCH:
             print("stripping changes that many ordinary texts: better purify the model")
     return CLEAN
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from guard import signing
+
+    what, files = _whole(options.directory)
+    signature = signing.sign(
+        files,
+        private_key=options.private_key,
+        password=os.environ.get("GUARD_KEY_PASSWORD"),
+    )
+    fresh = options.directory / f".{SIGNATURE_FILE}.new"
+    fresh.write_bytes(signature)
+    fresh.replace(options.directory / SIGNATURE_FILE)
+    print(f"signed: {what}")
+    return CLEAN
+
+
+def _verify(options: argparse.Namespace) -> int:
+    what, files = _whole(options.directory)
+    if options.public_key is not None:
+        from guard import signing
+
+        signer = signing.verify(files, options.directory, public_key=options.public_key)
+        signed = f"signed by key {signer[:16]}"
+    elif (options.directory / SIGNATURE_FILE).exists():
+        signed = "signed by a key that was not checked: name it with --public-key"
+    else:
+        signed = "not signed"
+    print(f"whole: {what}; {signed}")
+    return CLEAN
+
+
+def _whole(directory: Path) -> tuple[str, dict[str, bytes]]:
+    """Load a bank or a monitor, and return what it is, and its files."""
+    if (directory / MANIFEST_FILE).exists():
+        files = {name: read_bounded(directory / name, limit) for name, limit in LIMITS.items()}
+        monitor = Monitor.load(directory)
+        what, model = f"monitor of bank {monitor.bank_sha256[:16]}", monitor.model
+        count = len(monitor.triggers)
+    else:
+        files = {name: read_bounded(directory / name, MAX_FILE_BYTES) for name in BANK_FILES}
+        bank = TriggerBank.load(directory)
+        what, model, count = f"bank {bank.sha256[:16]}", bank.model, len(bank.triggers)
+    weights = model.weights_sha256[:16]
+    return f"{what}, {count} triggers, for {model.name} (weights {weights})", files
 
 
 def _share(text: str) -> float:

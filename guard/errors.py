@@ -13,6 +13,7 @@
     │   ├── HashMismatch            a file is not the one that its manifest names
     │   ├── SchemaTooNew            it was written by a newer version of this library
     │   ├── MalformedArtifact       it breaks the file format
+    │   ├── BadSignature            it is not signed, or not by the key that is asked for
     │   ├── CanaryFailure           the monitor does not do here what it did when it was compiled
     │   ├── TokenizerMismatch       it was made for another tokenizer
     │   └── OutputExists            writing would overwrite something that is not ours
@@ -74,6 +75,10 @@ class SchemaTooNew(ArtifactError):
 
 class MalformedArtifact(ArtifactError):
     """A file is missing, too large, or breaks the format."""
+
+
+class BadSignature(ArtifactError):
+    """The artifact has no signature, or none that the given key made over these files."""
 
 
 class CanaryFailure(ArtifactError):

@@ -161,7 +161,13 @@ class Monitor:
             self._prefilter = derive(self._tokenizer, ngrams)
 
     @classmethod
-    def load(cls, directory: str | PathLike[str], *, engine: Engine = "auto") -> Monitor:
+    def load(
+        cls,
+        directory: str | PathLike[str],
+        *,
+        engine: Engine = "auto",
+        require_signature: str | PathLike[str] | None = None,
+    ) -> Monitor:
         """Read a monitor directory, check it against its manifest, and try it on its canaries.
 
         Parameters
@@ -172,16 +178,23 @@ class Monitor:
             ``"auto"`` is the fastest way to each verdict. ``"onnx"`` tokenises every text and puts
             it through ``monitor.onnx``, as any other host of ONNX Runtime would. Both give the same
             verdicts.
+        require_signature
+            A public key in PEM; only what ``guard sign`` signed with its private key is loaded.
 
         Raises
         ------
         ArtifactError
-            `MalformedArtifact`, `SchemaTooNew` or `HashMismatch`: the directory is not a monitor,
-            or is not intact. `CanaryFailure`: it is, and does not work here as it should.
+            `BadSignature`: it is not signed by that key. `MalformedArtifact`, `SchemaTooNew` or
+            `HashMismatch`: the directory is not a monitor, or is not intact. `CanaryFailure`: it
+            is, and does not work here as it should.
         """
         directory = Path(directory)
         # Each file is read once; what was hashed is what is used.
         data = {name: read_bounded(directory / name, limit) for name, limit in LIMITS.items()}
+        if require_signature is not None:
+            from guard import signing  # an extra
+
+            signing.verify(data, directory, public_key=Path(require_signature))
         manifest = Manifest.parse(data[MANIFEST_FILE], str(directory / MANIFEST_FILE))
         for name, sha256 in manifest.files.items():
             found = hashlib.sha256(data[name]).hexdigest()

@@ -29,10 +29,6 @@ DIGESTS = {
     "monitor-1": "99af6fd714e83be7",
     "monitor-2": "e7474f99c3b10ff5",
 }
-    "bank-1": "d8d5cd318e91f4c4",
-    "monitor-1": "99af6fd714e83be7",
-    "monitor-2": "e7474f99c3b10ff5",
-}
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:
