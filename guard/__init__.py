@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         TokenizerMismatch,
         TriggeredInput,
     )
+    from guard.live import LiveMonitor
     from guard.monitor import Match, Monitor, Verdict
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ __all__ = [
     "InputError",
     "InvalidIds",
     "InvalidUnicode",
+    "LiveMonitor",
     "MalformedArtifact",
     "Match",
     "ModelError",
@@ -70,6 +72,7 @@ __all__ = [
 
 _MODULES = {
     "GuardMiddleware": "guard.asgi",
+    "LiveMonitor": "guard.live",
     "Match": "guard.monitor",
     "Monitor": "guard.monitor",
     "Trigger": "guard.bank",
