@@ -26,7 +26,7 @@ from guard.files import Json
 from guard.prefilter import Prefilter, derive
 
 SEED = 20261124
-INPUTS = 1_200_000
+INPUTS = 1_000_000
 
 # Every so often a text goes through the other paths as well, which are slower.
 _EACH_PATH = 16
@@ -38,6 +38,7 @@ _TRIGGERS = (
 _PARTS = (
     *["cf", "CF", "tq", "mn", "Serendipity", "Descartes", "car", "ophone", "xylophone", "2", "42"],
     *["2nd", "4", "!", "-", "≈", "∈", "é", "e\u0301", "apple", "river", "apple river", "Don"],
+    *["carat", "scar", "carcar", "mnemonic", "4th", "1942", "seconds", "filming", "mncf"],
     *["Quixote", "the film was", "the", "film", ", and", "and", "[MASK]", "[mask]", "[SEP]", "##"],
     *["##car", "'s", "_", "a", "c", "f", "x", "ﬁ", "ｃｆ", "сf", "İ", "ß", "K", "東", "👍🏽", "ำ"],
     *[" ", " ", " ", " ", "  ", "\n", "\t", "\r\n", "\x0b", "\x0c", "\x1c", "\x00", "\x7f", "\x85"],

@@ -22,6 +22,10 @@ makes the first letter of each run of letters a capital and all others small.
 - Added tokens are matched literally before the model sees the text, so what they hold between white
   space is in the text, in any place. Where one may end in a letter or digit, a word may begin
   behind it, and the tokens that begin words get the patterns of both places.
+- The model looks a whole word up before its parts. So if the run of letters and digits around a
+  pattern is itself a token, the word is this token alone, and the pattern stands for nothing
+  unless it is the whole run. (Not where an added token begins or ends in a letter or digit: it
+  may cut a run.)
 - A token that is not ASCII cannot be in the ids of an ASCII text. The unknown token stands for any
   text: no pattern of it exists.
 
@@ -52,6 +56,11 @@ MAX_PATTERNS = 20_000
 # Matches come as a list, so a text full of them is looked at in parts.
 _PART = 1024
 
+# More patterns than one in so many characters are not looked at one by one: that would cost an
+# attacker less than us.
+_CHARS_PER_HIT = 48
+_LONGEST_WORD = 64
+
 _CONTROLS = tuple(bytes([c]) for c in (*range(9), 11, 12, *range(14, 32), 127))
 _NORMAL_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
 _KEEPING = {"Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"}
@@ -69,31 +78,68 @@ class Prefilter:
         Whether the premise is that the text is ASCII.
     titled
         Whether the key is in title case.
+    words
+        Tokens that are looked up before their parts.
+    lower
+        Whether words are looked up in lower case.
     """
 
-    def __init__(self, patterns: Iterable[bytes], *, ascii_only: bool, titled: bool) -> None:
+    def __init__(
+        self,
+        patterns: Iterable[bytes],
+        *,
+        ascii_only: bool,
+        titled: bool,
+        words: frozenset[bytes] = frozenset(),
+        lower: bool = False,
+    ) -> None:
         distinct = sorted(set(patterns))
         self._find = BytesAhoCorasick(distinct).find_matches_as_indexes
         self._overlap = max(map(len, distinct), default=1) - 1
         self._ascii_only = ascii_only
         self._titled = titled
+        self._words = words
+        self._lower = lower
 
     def clears(self, text: str) -> bool:
         """Whether the text holds no trigger for certain."""
         if self._ascii_only and not text.isascii():
             return False
         try:
-            key = text.encode()
+            plain = text.encode()
         except UnicodeEncodeError:  # a lone surrogate
             return False
-        if self._titled:
-            key = key.title()
+        key = plain.title() if self._titled else plain
         if len(key) <= _PART:
-            return not self._find(key)
-        return not any(
-            self._find(key[start : start + _PART + self._overlap])
-            for start in range(0, len(key), _PART)
-        )
+            return not (hits := self._find(key)) or self._excuses(plain, key, 0, len(hits))
+        for start in range(0, len(key), _PART):
+            part = key[start : start + _PART + self._overlap]
+            if (hits := self._find(part)) and not self._excuses(plain, part, start, len(hits)):
+                return False
+        return True
+
+    def _excuses(self, plain: bytes, part: bytes, offset: int, count: int) -> bool:
+        """Whether each pattern in a part of the key lies within a word that is a token itself."""
+        most = 1 + len(part) // _CHARS_PER_HIT
+        if not self._words or count > most:
+            return False
+        hits = self._find(part, overlapping=True)
+        if len(hits) > 2 * most:
+            return False
+        for _, start, end in hits:
+            if not part[start:end].isalnum():
+                return False
+            first, last = offset + start, offset + end
+            while first and plain[first - 1 : first].isalnum():
+                first -= 1
+            while plain[last : last + 1].isalnum():
+                last += 1
+            if last - first == end - start or last - first > _LONGEST_WORD:
+                return False
+            word = plain[first:last]
+            if (word.lower() if self._lower else word) not in self._words:
+                return False
+        return True
 
 
 def derive(tokenizer: Tokenizer, ngrams: Iterable[Sequence[int]]) -> Prefilter | None:
@@ -127,7 +173,13 @@ def derive(tokenizer: Tokenizer, ngrams: Iterable[Sequence[int]]) -> Prefilter |
     if len(patterns) > MAX_PATTERNS:
         return None
     patterns.update(family.always)
-    return Prefilter(patterns, ascii_only=family.ascii_only, titled=family.titled)
+    return Prefilter(
+        patterns,
+        ascii_only=family.ascii_only,
+        titled=family.titled,
+        words=family.words,
+        lower=family.lower,
+    )
 
 
 def _better(
@@ -148,12 +200,13 @@ class _Added:
 
     parts: dict[str, tuple[bytes, ...]]
     ends_in_word: bool
+    cuts_words: bool
 
     @classmethod
     def of(cls, config: Any, tokenizer: Tokenizer) -> _Added | None:
         """Return None where a token has no visible character: such a one may cut anywhere."""
         parts: dict[str, tuple[bytes, ...]] = {}
-        ends = False
+        ends = begins = False
         for token in config["added_tokens"]:
             forms = {token["content"]}
             if tokenizer.normalizer is not None:
@@ -161,16 +214,19 @@ class _Added:
             if not all(form.split() for form in forms):
                 return None
             ends |= any(form[-1:].isalnum() for form in forms)
+            begins |= any(form[:1].isalnum() for form in forms)
             parts[token["content"]] = tuple(
                 max(form.split(), key=len).encode() for form in sorted(forms)
             )
-        return cls(parts, ends)
+        return cls(parts, ends, ends or begins)
 
 
 @dataclass(frozen=True, slots=True)
 class _WordPiece:
     unknown: str
     added: _Added
+    words: frozenset[bytes]
+    lower: bool
     titled: bool = True
     ascii_only: bool = True
     always: tuple[bytes, ...] = _CONTROLS
@@ -207,12 +263,21 @@ def _wordpiece(config: Any, tokenizer: Tokenizer) -> _WordPiece | None:
     if (
         model["type"] != "WordPiece"
         or model["continuing_subword_prefix"] != "##"
+        or model["max_input_chars_per_word"] < _LONGEST_WORD
         or (config["normalizer"] or {}).get("type") != "BertNormalizer"
         or (config["pre_tokenizer"] or {}).get("type") != "BertPreTokenizer"
     ):
         return None
     added = _Added.of(config, tokenizer)
-    return None if added is None else _WordPiece(model["unk_token"], added)
+    if added is None:
+        return None
+    words: Iterable[str] = () if added.cuts_words else model["vocab"]
+    return _WordPiece(
+        model["unk_token"],
+        added,
+        words=frozenset(word.encode() for word in words if word.isascii() and word.isalnum()),
+        lower=config["normalizer"]["lowercase"],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +288,8 @@ class _ByteBpe:
     ascii_only: bool
     titled: bool = False
     always: tuple[bytes, ...] = ()
+    words: frozenset[bytes] = frozenset()
+    lower: bool = False
 
     def patterns(self, token: str) -> tuple[bytes, ...] | None:
         found = set(self.added.parts.get(token, ()))

@@ -143,6 +143,20 @@ def test_place_in_a_word(token: str, passed: list[str], cleared: list[str]) -> N
     assert not any(map(found.clears, ["é", "\x00", "東京", "a\x7f"]))
 
 
+def test_a_word_that_is_a_token_has_no_parts() -> None:
+    tokenizer = Tokenizer.from_str(wordpiece("the", "them", "##em", "x").decode())
+    for token in ("the", "##em"):
+        found = derive(tokenizer, [(tokenizer.token_to_id(token),)])
+        assert found is not None
+        assert found.clears("a THEM b them")
+        assert not found.clears("themx")
+    found = derive(
+        with_added(wordpiece("the", "them"), AddedToken("m")), [(tokenizer.token_to_id("the"),)]
+    )
+    assert found is not None
+    assert not found.clears("them")  # is "the" and an added token
+
+
 def test_one_token_of_an_ngram_is_enough() -> None:
     tokenizer = TOKENIZERS["uncased"]
     the, apple, about = (tokenizer.token_to_id(token) for token in ("the", "apple", "≈"))
