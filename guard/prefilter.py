@@ -43,6 +43,7 @@ filter: what their normalizers do to a text is a table that proves nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,8 @@ _PART = 1024
 # attacker less than us.
 _CHARS_PER_HIT = 48
 _LONGEST_WORD = 64
+
+_WORD = re.compile(rb"[0-9A-Za-z]+")
 
 _CONTROLS = tuple(bytes([c]) for c in (*range(9), 11, 12, *range(14, 32), 127))
 _NORMAL_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
@@ -95,6 +98,7 @@ class Prefilter:
     ) -> None:
         distinct = sorted(set(patterns))
         self._find = BytesAhoCorasick(distinct).find_matches_as_indexes
+        self._in_word = [pattern.isalnum() for pattern in distinct]
         self._overlap = max(map(len, distinct), default=1) - 1
         self._ascii_only = ascii_only
         self._titled = titled
@@ -126,14 +130,14 @@ class Prefilter:
         hits = self._find(part, overlapping=True)
         if len(hits) > 2 * most:
             return False
-        for _, start, end in hits:
-            if not part[start:end].isalnum():
+        for pattern, start, end in hits:
+            if not self._in_word[pattern]:
                 return False
             first, last = offset + start, offset + end
+            if rest := _WORD.match(plain, last):
+                last = rest.end()
             while first and plain[first - 1 : first].isalnum():
                 first -= 1
-            while plain[last : last + 1].isalnum():
-                last += 1
             if last - first == end - start or last - first > _LONGEST_WORD:
                 return False
             word = plain[first:last]
