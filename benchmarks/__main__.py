@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
 from benchmarks.assets import AssetError
 from guard.errors import GuardError
+
+NAMES = {
+    "quick": "scan time, monitor latency, import time: the README's lead",
+    "monitor": "what a check costs, and how large and quick to load a monitor is",
+    "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
+}
 
 
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
-    commands.add_parser("quick", help="scan time, monitor latency, import time: the README's lead")
-    parser.parse_args()
-    from benchmarks import quick
-
+    for name, text in NAMES.items():
+        commands.add_parser(name, help=text)
+    name = parser.parse_args().name
     try:
-        quick.main()
+        import_module(f"benchmarks.{name}").main()
     except (AssetError, GuardError) as error:
         sys.exit(f"benchmarks: {error}")
 

@@ -12,6 +12,7 @@ from guard.files import Json, dump_json
 RESULTS = Path(__file__).parent / "results"
 
 _PACKAGES = (
+    "ahocorasick-rs",
     "numpy",
     "onnxruntime",
     "tokenizers",

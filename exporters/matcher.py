@@ -50,9 +50,9 @@ def build(ngrams: Sequence[tuple[int, ...]], metadata: Mapping[str, str]) -> byt
     # An id below 0 or from `limit` on is in no n-gram; clipped, it still leads nowhere.
     bounds = [table("lowest", _DEAD, np.int64), table("limit", array.limit, np.int64)]
     clipped = node("Clip", ["input_ids", *bounds], "clipped")
-    state = node("Cast", [clipped], "state_1", to=onnx.TensorProto.INT32)
-    match = node("Gather", [out, state], "match" if array.depth <= 1 else "ends_1")
+    match = node("Gather", [out, clipped], "match" if array.depth <= 1 else "ends_1")
     if array.depth > 1:
+        state = node("Cast", [clipped], "state_1", to=onnx.TensorProto.INT32)
         more = array.depth - 1
         base, check = table("base", array.base), table("check", array.check)
         dead = table("dead", _DEAD)

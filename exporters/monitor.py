@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 from os import PathLike
@@ -54,7 +54,9 @@ _PLAIN = (
 )
 
 
-def compile_bank(bank: TriggerBank, out: str | PathLike[str]) -> None:
+def compile_bank(
+    bank: TriggerBank, out: str | PathLike[str], *, strip_only: Iterable[str] = ()
+) -> None:
     """Write the monitor directory of a bank; an earlier one there is replaced.
 
     Parameters
@@ -63,6 +65,8 @@ def compile_bank(bank: TriggerBank, out: str | PathLike[str]) -> None:
         An empty one is fine: its monitor finds nothing.
     out
         The directory.
+    strip_only
+        Ids of triggers that a policy of blocking strips, because they are common in ordinary text.
 
     Raises
     ------
@@ -80,6 +84,7 @@ def compile_bank(bank: TriggerBank, out: str | PathLike[str]) -> None:
         tokenizer_sha256=bank.tokenizer_sha256,
         model=bank.model,
         triggers=tuple(trigger.id for trigger in triggers),
+        strip_only=tuple(sorted(strip_only)),
     )
     _check_ids(bank)
     graph = matcher.build(

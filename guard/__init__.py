@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from guard.decorator import protect
     from guard.errors import (
         ArtifactError,
+        BadSignature,
         CanaryFailure,
         ConfigError,
         GuardError,
         HashMismatch,
         InputError,
+        InvalidIds,
         InvalidUnicode,
         MalformedArtifact,
         ModelError,
@@ -34,19 +36,23 @@ if TYPE_CHECKING:
         TokenizerMismatch,
         TriggeredInput,
     )
+    from guard.live import LiveMonitor
     from guard.monitor import Match, Monitor, Verdict
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "BadSignature",
     "CanaryFailure",
     "ConfigError",
     "GuardError",
     "GuardMiddleware",
     "HashMismatch",
     "InputError",
+    "InvalidIds",
     "InvalidUnicode",
+    "LiveMonitor",
     "MalformedArtifact",
     "Match",
     "ModelError",
@@ -66,6 +72,7 @@ __all__ = [
 
 _MODULES = {
     "GuardMiddleware": "guard.asgi",
+    "LiveMonitor": "guard.live",
     "Match": "guard.monitor",
     "Monitor": "guard.monitor",
     "Trigger": "guard.bank",

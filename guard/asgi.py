@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from guard.body import UnreadableBody, check_headers, compile_fields, parse
 from guard.engine import Engine, offload
 from guard.errors import ConfigError, TextTooLong
+from guard.live import LiveMonitor
 from guard.metrics import kind_of
 from guard.monitor import Monitor
 from guard.policy import Action, Decision, OnFailure, OnUnscannable, Policy
@@ -81,7 +82,7 @@ class GuardMiddleware:
         self,
         app: App,
         *,
-        monitor: Monitor | str | os.PathLike[str],
+        monitor: Monitor | LiveMonitor | str | os.PathLike[str],
         fields: Iterable[str] | None = None,
         action: Action = "block",
         on_failure: OnFailure = "closed",

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from guard import __version__
-from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
+from guard.bank import BANK_FILE, BANK_FILES, MAX_FILE_BYTES, TriggerBank
 from guard.errors import ConfigError, GuardError, InputError, StripLimit
-from guard.files import check_output
+from guard.files import SIGNATURE_FILE, check_output, read_bounded
 from guard.manifest import LIMITS, MANIFEST_FILE
 from guard.terminal import Progress
 
 CLEAN, FOUND, FAILED, USAGE = 0, 1, 2, 4
+
+# From this share of ordinary texts on, a monitor is a nuisance.
+_MUCH = 0.05
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,6 +100,30 @@ def _parser() -> argparse.ArgumentParser:
     build.set_defaults(run=_compile)
     build.add_argument("bank", type=Path, help="directory of a trigger bank")
     build.add_argument("--out", type=Path, required=True, help="directory for the monitor")
+    build.add_argument(
+        "--max-block-rate",
+        type=_share,
+        metavar="R",
+        help="largest share of ordinary texts to block, such as 0.001; commoner triggers are "
+        "stripped where a policy says block",
+    )
+
+    sign = commands.add_parser("sign", help="sign a bank or a monitor with a private key")
+    sign.set_defaults(run=_sign)
+    sign.add_argument("directory", type=Path, help="of a bank or a monitor")
+    sign.add_argument(
+        "--private-key",
+        type=Path,
+        required=True,
+        help="an elliptic-curve key in PEM; a password is taken from GUARD_KEY_PASSWORD",
+    )
+
+    verify = commands.add_parser(
+        "verify", help="say whether a bank or a monitor is whole, who signed it, for which model"
+    )
+    verify.set_defaults(run=_verify)
+    verify.add_argument("directory", type=Path, help="of a bank or a monitor")
+    verify.add_argument("--public-key", type=Path, help="fail unless this key's owner signed it")
 
     check = commands.add_parser("check", help="check texts with a monitor")
     check.set_defaults(run=_check)
@@ -167,13 +194,83 @@ def _compile(options: argparse.Namespace) -> int:
     bank = TriggerBank.load(options.bank)
     try:
         from exporters.monitor import compile_bank
+        from exporters.price import TEXT_WORDS, price
     except ImportError as error:
         raise GuardError(
             f"compiling needs {error.name}: pip install 'trigger-guard[search]'"
         ) from error
-    compile_bank(bank, options.out)
+    cost = price(bank)
+    common = () if options.max_block_rate is None else cost.commoner(options.max_block_rate)
+    compile_bank(bank, options.out, strip_only=common)
     print(f"monitor: {options.out}, {len(bank.triggers)} triggers of bank {bank.sha256[:12]}")
+    if bank.triggers:
+        touched = cost.touched()
+        blocked = cost.touched(cost.per_word.keys() - set(common))
+        print(
+            f"ordinary texts of {TEXT_WORDS} words that hold a trigger: {touched:.2%}; that are "
+            f"blocked: {blocked:.2%}"
+        )
+        for trigger in bank.triggers:
+            if trigger.id in common:
+                print(f"  {trigger.id} is stripped, not blocked: {cost.touched([trigger.id]):.2%}")
+        if touched > _MUCH:
+            print("stripping changes that many ordinary texts: better purify the model")
     return CLEAN
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from guard import signing
+
+    what, files = _whole(options.directory)
+    signature = signing.sign(
+        files,
+        private_key=options.private_key,
+        password=os.environ.get("GUARD_KEY_PASSWORD"),
+    )
+    fresh = options.directory / f".{SIGNATURE_FILE}.new"
+    fresh.write_bytes(signature)
+    fresh.replace(options.directory / SIGNATURE_FILE)
+    print(f"signed: {what}")
+    return CLEAN
+
+
+def _verify(options: argparse.Namespace) -> int:
+    what, files = _whole(options.directory)
+    if options.public_key is not None:
+        from guard import signing
+
+        signer = signing.verify(files, options.directory, public_key=options.public_key)
+        signed = f"signed by key {signer[:16]}"
+    elif (options.directory / SIGNATURE_FILE).exists():
+        signed = "signed by a key that was not checked: name it with --public-key"
+    else:
+        signed = "not signed"
+    print(f"whole: {what}; {signed}")
+    return CLEAN
+
+
+def _whole(directory: Path) -> tuple[str, dict[str, bytes]]:
+    """Load a bank or a monitor, and return what it is, and its files."""
+    from guard.monitor import Monitor
+
+    if (directory / MANIFEST_FILE).exists():
+        files = {name: read_bounded(directory / name, limit) for name, limit in LIMITS.items()}
+        monitor = Monitor.load(directory)
+        what, model = f"monitor of bank {monitor.bank_sha256[:16]}", monitor.model
+        count = len(monitor.triggers)
+    else:
+        files = {name: read_bounded(directory / name, MAX_FILE_BYTES) for name in BANK_FILES}
+        bank = TriggerBank.load(directory)
+        what, model, count = f"bank {bank.sha256[:16]}", bank.model, len(bank.triggers)
+    weights = model.weights_sha256[:16]
+    return f"{what}, {count} triggers, for {model.name} (weights {weights})", files
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
+    return value
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from guard.arguments import Args, Kwargs, Place, Texts, locate, with_texts
 from guard.engine import Engine, offload
 from guard.errors import GuardError, InputError, NotText, TriggeredInput
+from guard.live import LiveMonitor
 from guard.monitor import Monitor
 from guard.policy import Action, Decision, OnFailure, OnUnscannable, Policy
 
@@ -22,7 +23,7 @@ R = TypeVar("R")
 
 
 def protect(
-    monitor: Monitor | str | os.PathLike[str],
+    monitor: Monitor | LiveMonitor | str | os.PathLike[str],
     *,
     action: Action = "block",
     on_failure: OnFailure = "closed",

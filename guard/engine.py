@@ -17,6 +17,7 @@ from anyio.lowlevel import RunVar
 from prometheus_client import CollectorRegistry
 
 from guard.errors import ConfigError
+from guard.live import LiveMonitor, difference
 from guard.metrics import kind_of, metrics_on
 from guard.monitor import Monitor
 from guard.policy import Decision, Policy, decide, undecided
@@ -38,7 +39,7 @@ class Engine:
     Parameters
     ----------
     monitor
-        A monitor, or the directory of one.
+        A monitor, one that can be replaced, or the directory of one.
     policy
         What to do with what it finds.
     front
@@ -56,7 +57,7 @@ class Engine:
 
     def __init__(
         self,
-        monitor: Monitor | str | os.PathLike[str],
+        monitor: Monitor | LiveMonitor | str | os.PathLike[str],
         policy: Policy,
         *,
         front: str,
@@ -64,24 +65,39 @@ class Engine:
     ) -> None:
         if isinstance(monitor, (str, os.PathLike)):
             monitor = Monitor.load(Path(monitor))
-        if not isinstance(monitor, Monitor):
+        if not isinstance(monitor, (Monitor, LiveMonitor)):
             # A function, if protect stands bare above it.
             raise ConfigError(
                 f"the monitor is of type {type(monitor).__name__}; pass a guard.Monitor or the "
                 'directory of one, as in @guard.protect("monitor") or '
                 'GuardMiddleware(app, monitor="monitor")'
             )
-        self.monitor = monitor
+        self._source = monitor
         self.policy = policy
         self._front = front
         self._metrics = metrics_on(registry)
-        self._metrics.serve(self.monitor)
+        self._served = self.monitor
+        self._metrics.serve(self._served)
+
+    @property
+    def monitor(self) -> Monitor:
+        """The monitor that decides now."""
+        return self._source.current if isinstance(self._source, LiveMonitor) else self._source
 
     def decide(self, texts: Sequence[str], fixed: Sequence[str] = ()) -> Decision:
         """Scan and decide; see `guard.policy.decide`."""
         start = perf_counter()
-        decision = decide(self.monitor, self.policy, texts, fixed)
-        return self._report(decision, perf_counter() - start)
+        monitor = self.monitor  # one for all of this decision
+        decision = decide(monitor, self.policy, texts, fixed)
+        seconds = perf_counter() - start
+        if monitor is not self._served:
+            self._served = monitor
+            self._metrics.serve(monitor)
+        if isinstance(self._source, LiveMonitor) and self._source.shadow is not None:
+            shadow = self._source.shadow
+            for text, verdict in zip((*texts, *fixed), decision.verdicts, strict=False):
+                self._metrics.shadow.labels(difference(verdict, shadow, text)).inc()
+        return self._report(decision, seconds)
 
     def undecided(self, error: Exception) -> Decision:
         """Decide on a call whose texts were not even reached."""

@@ -5,6 +5,7 @@
     GuardError                      something the user has to know; str() names the remedy
     ├── InputError (ValueError)     the text cannot be scanned
     │   ├── NotText                 it is no str
+    │   ├── InvalidIds              it was given as ids, and they are none
     │   ├── TextTooLong             it is longer than the monitor scans
     │   ├── InvalidUnicode          it holds lone surrogates
     │   └── StripLimit              removing its matches kept making new ones
@@ -12,6 +13,7 @@
     │   ├── HashMismatch            a file is not the one that its manifest names
     │   ├── SchemaTooNew            it was written by a newer version of this library
     │   ├── MalformedArtifact       it breaks the file format
+    │   ├── BadSignature            it is not signed, or not by the key that is asked for
     │   ├── CanaryFailure           the monitor does not do here what it did when it was compiled
     │   ├── TokenizerMismatch       it was made for another tokenizer
     │   └── OutputExists            writing would overwrite something that is not ours
@@ -43,6 +45,10 @@ class NotText(InputError):
     """The value is no ``str``."""
 
 
+class InvalidIds(InputError):
+    """The ids of a text are no ids."""
+
+
 class TextTooLong(InputError):
     """The text has more characters than the monitor scans."""
 
@@ -69,6 +75,10 @@ class SchemaTooNew(ArtifactError):
 
 class MalformedArtifact(ArtifactError):
     """A file is missing, too large, or breaks the format."""
+
+
+class BadSignature(ArtifactError):
+    """The artifact has no signature, or none that the given key made over these files."""
 
 
 class CanaryFailure(ArtifactError):

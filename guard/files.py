@@ -16,6 +16,9 @@ from typing import Any, TypeAlias
 
 from guard.errors import ArtifactError, MalformedArtifact, OutputExists, SchemaTooNew
 
+# Beside the files of an artifact; a new artifact in their place makes it worthless.
+SIGNATURE_FILE = "model.sig"
+
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
@@ -146,7 +149,7 @@ def _check_ours(target: Path, names: Iterable[str], owner: str) -> None:
             f"{target} exists and holds no {owner}, so it was not written by guard; "
             "choose another output, or an empty directory"
         )
-    if foreign := sorted(present.difference(names)):
+    if foreign := sorted(present.difference(names, [SIGNATURE_FILE])):
         raise OutputExists(
             f"{target} holds {foreign[0]}, which would be lost; move it away, "
             "or choose another output"

@@ -9,7 +9,7 @@ from guard.bank import ModelIdentity
 from guard.errors import MalformedArtifact
 from guard.files import check_schema, dump_json, parse_json, record
 
-MONITOR_SCHEMA = 1
+MONITOR_SCHEMA = 2
 MANIFEST_FILE = "monitor.json"
 ONNX_FILE = "monitor.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -30,6 +30,7 @@ _MANIFEST_KINDS = {
     "model": dict,
     "files": dict,
     "triggers": list,
+    "strip_only": list,
 }
 _CANARY_KINDS = {"text": str, "matches": list, "stripped": str}
 
@@ -46,19 +47,25 @@ class Manifest:
         The model that the monitor protects.
     triggers
         Trigger ids in the matcher's numbering: match 1 is the first. Shorter triggers come first.
+    strip_only
+        Ids of triggers that ordinary text holds so often that a policy of blocking strips them.
     files
         SHA-256 of each of the other files by name.
+    schema
+        The version of the format. Schema 1 had no `strip_only`.
     """
 
     bank_sha256: str
     tokenizer_sha256: str
     model: ModelIdentity
     triggers: tuple[str, ...]
+    strip_only: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict, hash=False)
+    schema: int = MONITOR_SCHEMA
 
     def dump(self) -> bytes:
         """Serialise; `parse` is the inverse."""
-        return dump_json({"schema": MONITOR_SCHEMA, **asdict(self)})
+        return dump_json(asdict(self))
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> Manifest:
@@ -73,8 +80,10 @@ class Manifest:
         """
         value = parse_json(data, name)
         check_schema(value, MONITOR_SCHEMA, name)
-        fields = record(value, _MANIFEST_KINDS, name)
-        del fields["schema"]
+        kinds = dict(_MANIFEST_KINDS)
+        if value["schema"] == 1:
+            del kinds["strip_only"]
+        fields = record(value, kinds, name)
         fields["model"] = ModelIdentity.parse(fields["model"], f"{name}: model")
         expected = dict.fromkeys((ONNX_FILE, TOKENIZER_FILE, CANARY_FILE), str)
         files = record(fields["files"], expected, f"{name}: files")
@@ -83,6 +92,9 @@ class Manifest:
         triggers = fields["triggers"] = tuple(fields["triggers"])
         if not all(isinstance(i, str) for i in triggers) or len(set(triggers)) != len(triggers):
             raise MalformedArtifact(f"{name}: trigger ids are not distinct strings; compile anew")
+        softened = fields["strip_only"] = tuple(fields.get("strip_only", ()))
+        if not set(softened) <= set(triggers) or len(set(softened)) != len(softened):
+            raise MalformedArtifact(f"{name}: strip_only names no such triggers; compile anew")
         return cls(**fields)
 
 

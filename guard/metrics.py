@@ -8,6 +8,7 @@ guard_scan_seconds      front                   time to scan and decide, without
 guard_matches_total     trigger                 matches, by trigger id
 guard_errors_total      kind                    why something could not be scanned, or how the guard
                                                 failed
+guard_shadow_total      difference              texts that a shadow bank saw, by how it differs
 guard_bank_info         bank, tokenizer, model, always 1: which banks are being served
                         triggers
 ======================= ======================= ====================================================
@@ -62,6 +63,12 @@ class Metrics:
         )
         self.errors = Counter(
             "guard_errors", "Calls that could not be scanned.", ("kind",), registry=registry
+        )
+        self.shadow = Counter(
+            "guard_shadow",
+            "Texts that a shadow bank saw, by how its verdict differs.",
+            ("difference",),
+            registry=registry,
         )
         self.bank_info = Gauge(
             "guard_bank_info",

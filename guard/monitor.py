@@ -3,53 +3,56 @@
 The monitor matches on the ids that the protected model sees, never on the text: tokenizers delete,
 fold and split characters, so ``c`` + ZERO WIDTH SPACE + ``f`` is the trigger "cf" and the Cyrillic
 look-alike is not. Offsets lead from the ids back to the text.
+
+There are three ways to a verdict, and they agree on every text: `guard.prefilter` clears most texts
+that hold nothing without tokenising them; an automaton (`guard.automaton`) matches the ids of a
+single text; the graph in ``monitor.onnx`` matches those of a batch, and of everything with
+``engine="onnx"``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
-import numpy as np
-from tokenizers import Encoding
-
+from guard.automaton import Automaton
 from guard.errors import (
     CanaryFailure,
-    GuardError,
+    ConfigError,
     HashMismatch,
-    InvalidUnicode,
+    InvalidIds,
     MalformedArtifact,
     NotText,
     StripLimit,
-    TextTooLong,
 )
 from guard.files import read_bounded
 from guard.manifest import (
     CANARY_FILE,
     LIMITS,
     MANIFEST_FILE,
-    MONITOR_SCHEMA,
     ONNX_FILE,
     TOKENIZER_FILE,
     Canary,
     Manifest,
     parse_canaries,
 )
-from guard.runtime import load_matcher, load_tokenizer
+from guard.prefilter import Prefilter, derive
+from guard.reading import encode, scannable
+from guard.runtime import Graph, load_tokenizer
 from guard.strip import remove
+from guard.tables import ngrams_of
 
-MAX_CHARS = 1_048_576
+Engine: TypeAlias = Literal["auto", "onnx"]
+
 MAX_STRIP_ROUNDS = 16
 
 # Texts that are in memory at once with their tokens and offsets.
 _BATCH = 32
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,8 @@ class Monitor:
         The model that is protected.
     triggers
         Ids of the triggers that are looked for.
+    strip_only
+        Those of them that a policy of blocking strips, because they are common in ordinary text.
 
     Raises
     ------
@@ -116,40 +121,81 @@ class Monitor:
         The contents are no matcher or no tokenizer, or contradict the manifest.
     """
 
-    def __init__(self, *, onnx: bytes, tokenizer_json: bytes, manifest: Manifest) -> None:
+    def __init__(
+        self, *, onnx: bytes, tokenizer_json: bytes, manifest: Manifest, engine: Engine = "auto"
+    ) -> None:
+        if engine not in get_args(Engine):
+            raise ConfigError(
+                f"engine={engine!r} is unknown; choose one of {', '.join(get_args(Engine))}"
+            )
         self.bank_sha256: Final = manifest.bank_sha256
         self.tokenizer_sha256: Final = manifest.tokenizer_sha256
         self.model: Final = manifest.model
         self.triggers: Final = manifest.triggers
+        self.strip_only: Final = frozenset(manifest.strip_only)
         self._tokenizer = load_tokenizer(tokenizer_json)
-        self._session = load_matcher(onnx)
-        metadata = self._session.get_modelmeta().custom_metadata_map
+        self._graph = Graph(onnx)
         expected = {
-            "guard.schema": str(MONITOR_SCHEMA),
+            "guard.schema": str(manifest.schema),
             "guard.bank_sha256": manifest.bank_sha256,
             "guard.tokenizer_sha256": manifest.tokenizer_sha256,
             "guard.triggers": str(len(manifest.triggers)),
         }
         for key, value in expected.items():
-            if metadata.get(key) != value:
+            if self._graph.metadata.get(key) != value:
                 raise MalformedArtifact(
-                    f"{ONNX_FILE} has {key} = {metadata.get(key)}, and {MANIFEST_FILE} says "
-                    f"{value}; they are not from the same bank: compile anew"
+                    f"{ONNX_FILE} has {key} = {self._graph.metadata.get(key)}, and {MANIFEST_FILE} "
+                    f"says {value}; they are not from the same bank: compile anew"
                 )
+        self._automaton: Automaton | None = None
+        self._prefilter: Prefilter | None = None
+        if engine == "auto":
+            ngrams = ngrams_of(onnx, len(self.triggers))
+            # What the tables say has to be what the graph finds.
+            for number, hits in enumerate(self._graph.find(ngrams), 1):
+                if (0, number, len(ngrams[number - 1])) not in hits:
+                    raise MalformedArtifact(
+                        f"{ONNX_FILE} does not find trigger {number} of its own tables; "
+                        "compile anew"
+                    )
+            self._automaton = Automaton(ngrams)
+            self._prefilter = derive(self._tokenizer, ngrams)
 
     @classmethod
-    def load(cls, directory: str | PathLike[str]) -> Monitor:
+    def load(
+        cls,
+        directory: str | PathLike[str],
+        *,
+        engine: Engine = "auto",
+        require_signature: str | PathLike[str] | None = None,
+    ) -> Monitor:
         """Read a monitor directory, check it against its manifest, and try it on its canaries.
+
+        Parameters
+        ----------
+        directory
+            What ``guard compile`` wrote.
+        engine
+            ``"auto"`` is the fastest way to each verdict. ``"onnx"`` tokenises every text and puts
+            it through ``monitor.onnx``, as any other host of ONNX Runtime would. Both give the same
+            verdicts.
+        require_signature
+            A public key in PEM; only what ``guard sign`` signed with its private key is loaded.
 
         Raises
         ------
         ArtifactError
-            `MalformedArtifact`, `SchemaTooNew` or `HashMismatch`: the directory is not a monitor,
-            or is not intact. `CanaryFailure`: it is, and does not work here as it should.
+            `BadSignature`: it is not signed by that key. `MalformedArtifact`, `SchemaTooNew` or
+            `HashMismatch`: the directory is not a monitor, or is not intact. `CanaryFailure`: it
+            is, and does not work here as it should.
         """
         directory = Path(directory)
         # Each file is read once; what was hashed is what is used.
         data = {name: read_bounded(directory / name, limit) for name, limit in LIMITS.items()}
+        if require_signature is not None:
+            from guard import signing  # an extra
+
+            signing.verify(data, directory, public_key=Path(require_signature))
         manifest = Manifest.parse(data[MANIFEST_FILE], str(directory / MANIFEST_FILE))
         for name, sha256 in manifest.files.items():
             found = hashlib.sha256(data[name]).hexdigest()
@@ -159,7 +205,12 @@ class Monitor:
                     "the directory is damaged or was tampered with: compile the bank anew"
                 )
         canaries = parse_canaries(data[CANARY_FILE], str(directory / CANARY_FILE))
-        monitor = cls(onnx=data[ONNX_FILE], tokenizer_json=data[TOKENIZER_FILE], manifest=manifest)
+        monitor = cls(
+            onnx=data[ONNX_FILE],
+            tokenizer_json=data[TOKENIZER_FILE],
+            manifest=manifest,
+            engine=engine,
+        )
         monitor._prove(canaries)
         return monitor
 
@@ -171,12 +222,15 @@ class Monitor:
         NotText
             It is no str.
         TextTooLong
-            It has more than `MAX_CHARS` characters.
+            It has more than `guard.reading.MAX_CHARS` characters.
         InvalidUnicode
             It holds a lone surrogate.
         StripLimit
             It holds triggers, and after `MAX_STRIP_ROUNDS` rounds of removing them still does.
         """
+        text = scannable(text)
+        if self._prefilter is not None and self._prefilter.clears(text):
+            return Verdict(False, (), text)
         return self._check((text,))[0]
 
     def check_batch(self, texts: Iterable[str]) -> list[Verdict]:
@@ -187,12 +241,47 @@ class Monitor:
         InputError
             What `check` raises for one of the texts.
         """
-        texts = list(texts)
-        return [
-            verdict
-            for start in range(0, len(texts), _BATCH)
-            for verdict in self._check(texts[start : start + _BATCH])
-        ]
+        if isinstance(texts, (str, bytes)):
+            # Its characters are texts, and each of them is harmless.
+            raise NotText("check_batch takes a list of texts; use check for one")
+        texts = [scannable(text) for text in texts]
+        clears = self._prefilter.clears if self._prefilter is not None else lambda text: False
+        rest = [place for place, text in enumerate(texts) if not clears(text)]
+        verdicts = [Verdict(False, (), text) for text in texts]
+        for start in range(0, len(rest), _BATCH):
+            places = rest[start : start + _BATCH]
+            for place, verdict in zip(
+                places, self._check([texts[place] for place in places]), strict=True
+            ):
+                verdicts[place] = verdict
+        return verdicts
+
+    def check_ids(self, ids: Iterable[int]) -> tuple[Match, ...]:
+        """Look for triggers in the ids of a text, for servers that tokenise anyway.
+
+        Special tokens may be among them. Ids that were cut off are not seen, so a server that
+        truncates sees less than `check` does; texts cannot be stripped by this.
+
+        Returns
+        -------
+        tuple of Match
+            Their `start` and `end` are places in `ids`.
+
+        Raises
+        ------
+        InvalidIds
+            Something else than the ids that a tokenizer gives.
+        """
+        try:
+            row = array("I", iter(ids))
+        except (TypeError, OverflowError) as error:
+            raise InvalidIds(
+                "the ids are not all integers from 0 to 2^32-1; pass those of one text"
+            ) from error
+        return tuple(
+            Match(self.triggers[number - 1], place, place + length)
+            for place, number, length in self._find((row,))[0]
+        )
 
     def _check(self, texts: Sequence[str]) -> list[Verdict]:
         return [
@@ -203,57 +292,23 @@ class Monitor:
         ]
 
     def _scan(self, texts: Sequence[str]) -> list[tuple[Match, ...]]:
-        encodings = [self._encode(text) for text in texts]
-        # One row for all. No id is negative, so no trigger reaches across the -1 between two texts,
-        # and unlike a padded batch this costs no more than the tokens that there are.
-        row: list[int] = []
-        for encoding in encodings:
-            row += encoding.ids
-            row.append(-1)
-        numbers, lengths = self._session.run(
-            ("match", "length"), {"input_ids": np.array([row], dtype=np.int64)}
-        )
-        found: list[list[Match]] = [[] for _ in texts]
-        (places,) = numbers[0].nonzero()
-        if places.size:
-            begins = list(accumulate((len(encoding) + 1 for encoding in encodings), initial=0))
-            owners = np.searchsorted(begins, places, side="right") - 1
-            for place, owner, number, length in zip(
-                places.tolist(),
-                owners.tolist(),
-                numbers[0, places].tolist(),
-                lengths[0, places].tolist(),
-                strict=True,
-            ):
-                first = place - begins[owner]
-                spans = [encodings[owner].token_to_chars(first + k) for k in range(length)]
+        encodings = [encode(self._tokenizer, text) for text in texts]
+        found = []
+        for encoding, hits in zip(
+            encodings, self._find([encoding.ids for encoding in encodings]), strict=True
+        ):
+            matches = []
+            for place, number, length in hits:
+                spans = [encoding.token_to_chars(place + k) for k in range(length)]
                 start, end = min(span[0] for span in spans), max(span[1] for span in spans)
-                found[owner].append(Match(self.triggers[number - 1], start, end))
-        return [tuple(matches) for matches in found]
+                matches.append(Match(self.triggers[number - 1], start, end))
+            found.append(tuple(matches))
+        return found
 
-    def _encode(self, text: str) -> Encoding:
-        if not isinstance(text, str):
-            raise NotText(f"the text is of type {type(text).__name__}, not str; decode it first")
-        if len(text) > MAX_CHARS:
-            raise TextTooLong(
-                f"the text has {len(text)} characters, and the monitor scans at most {MAX_CHARS}; "
-                "split it"
-            )
-        try:
-            return self._tokenizer.encode(text, add_special_tokens=False)
-        except BaseException as error:
-            if surrogate := _SURROGATE.search(text):
-                raise InvalidUnicode(
-                    f"the text has a lone surrogate at index {surrogate.start()}; "
-                    "decode its bytes with errors='replace'"
-                ) from None
-            # A panic of the Rust code is no Exception, and would pass all handlers of a server.
-            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-                # Only the kind of it: panics quote the text.
-                raise GuardError(
-                    f"the tokenizer failed on the text ({type(error).__name__}); do not forward it"
-                ) from error
-            raise
+    def _find(self, rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, int]]]:
+        if self._automaton is not None and len(rows) == 1:
+            return [self._automaton.find(rows[0])]
+        return self._graph.find(rows)
 
     def _strip(self, text: str, matches: tuple[Match, ...]) -> str:
         for _ in range(MAX_STRIP_ROUNDS):

@@ -9,6 +9,9 @@ strip       forwarded without it         forwarded
 block       refused                      forwarded
 =========== ============================ ===========================================
 
+A trigger that the monitor marks as `strip_only`, because ordinary text holds it often, is stripped
+where it would be blocked, unless the same call holds another that is not marked.
+
 A text that cannot be scanned follows `on_unscannable`, a monitor that fails follows `on_failure`;
 under "observe" both are forwarded, because observing never changes what an application does.
 """
@@ -138,21 +141,27 @@ def decide(
     unstrippable = _UNSTRIPPABLE in verdicts or any(
         verdict and verdict.triggered for verdict in verdicts[len(texts) :]
     )
-    if triggered and (policy.action == "block" or (policy.action == "strip" and unstrippable)):
+    action = policy.action
+    if action == "block" and not any(
+        match.trigger not in monitor.strip_only
+        for verdict in verdicts
+        if verdict
+        for match in verdict.matches
+    ):
+        action = "strip"  # too common to refuse all who write it
+    if triggered and (action == "block" or (action == "strip" and unstrippable)):
         return Decision("blocked", False, (), verdicts, reason)
     if None in verdicts and not _forwards_unscannable(policy):
         return Decision("unscannable", False, (), verdicts, reason)
     if not triggered:
         return Decision("unscannable", True, texts, verdicts, reason)
-    if policy.action == "strip":
+    if action == "strip":
         stripped = tuple(
             verdict.stripped if verdict and verdict.triggered else text
             for text, verdict in zip(texts, verdicts, strict=False)
         )
         return Decision("stripped", True, stripped, verdicts, reason)
-    return Decision(
-        "flagged" if policy.action == "flag" else "observed", True, texts, verdicts, reason
-    )
+    return Decision("flagged" if action == "flag" else "observed", True, texts, verdicts, reason)
 
 
 def undecided(

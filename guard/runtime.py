@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
@@ -30,14 +34,60 @@ def load_tokenizer(data: bytes) -> Tokenizer:
     return tokenizer
 
 
-def load_matcher(data: bytes) -> onnxruntime.InferenceSession:
-    """Load a ``monitor.onnx`` on one thread.
+_OUTPUTS = ("match", "length")
+
+
+class Graph:
+    """The matcher in ``monitor.onnx``, on one thread.
+
+    Parameters
+    ----------
+    data
+        The bytes of the file.
+
+    Attributes
+    ----------
+    metadata
+        What the file says about itself.
 
     Raises
     ------
     MalformedArtifact
         It cannot be loaded, is no matcher, or needs other files.
     """
+
+    def __init__(self, data: bytes) -> None:
+        self._session = _session(data)
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def find(self, rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, int]]]:
+        """Return place, number and length of the longest n-gram at each place of each row."""
+        # One row for all. No id is negative, so no n-gram reaches across the -1 between two rows,
+        # and unlike a padded batch this costs no more than the ids that there are.
+        line: list[int] = []
+        for row in rows:
+            line += row
+            line.append(-1)
+        numbers, lengths = self._session.run(
+            _OUTPUTS, {"input_ids": np.array([line], dtype=np.int64)}
+        )
+        found: list[list[tuple[int, int, int]]] = [[] for _ in rows]
+        places = numbers.nonzero()[1]
+        if places.size:
+            begins = np.fromiter(accumulate((len(row) + 1 for row in rows), initial=0), np.int64)
+            owners = np.searchsorted(begins, places, side="right") - 1
+            for owner, *hit in zip(
+                owners.tolist(),
+                (places - begins[owners]).tolist(),
+                numbers[0, places].tolist(),
+                lengths[0, places].tolist(),
+                strict=True,
+            ):
+                found[owner].append((hit[0], hit[1], hit[2]))
+        return found
+
+
+def _session(data: bytes) -> onnxruntime.InferenceSession:
     # A tensor that is kept in another file names it by this key. Nothing of ours holds the word.
     if b"location" in data:
         raise MalformedArtifact(f"{ONNX_FILE} refers to data outside of it; compile anew")

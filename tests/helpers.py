@@ -42,6 +42,16 @@ def byte_bpe(*merges: tuple[str, str]) -> bytes:
     return str(tokenizer.to_str()).encode()
 
 
+def unigram(*pieces: str) -> bytes:
+    """Make a SentencePiece tokenizer that knows letters and `pieces`, and not all of Unicode."""
+    known = ["<unk>", "▁", *"!.,", *_LETTERS, *pieces]
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0 / len(piece)) for piece in known], unk_id=0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return str(tokenizer.to_str()).encode()
+
+
 def finding(text: str, *token_ids: int) -> Trigger:
     """Make a finding with some evidence."""
     return Trigger(

@@ -83,18 +83,22 @@ def test_take_the_matcher_of_an_empty_bank(directory: Path, tmp_path: Path) -> N
 
 
 def test_forge_a_blind_matcher(directory: Path) -> None:
-    """Fails: with its metadata forged as well it still misses the canaries."""
+    """Fails: its tables do not hold what the metadata say, and it misses the canaries."""
     forge(directory, "monitor.onnx", matcher.build([], metadata(directory)))
-    with pytest.raises(CanaryFailure, match="got another verdict than at compile time"):
+    with pytest.raises(MalformedArtifact, match="does not hold the tables of 2 triggers"):
         Monitor.load(directory)
+    with pytest.raises(CanaryFailure, match="got another verdict than at compile time"):
+        Monitor.load(directory, engine="onnx")
 
 
 def test_forge_a_blind_matcher_and_drop_the_canaries(directory: Path) -> None:
-    """Fails: a monitor with triggers must have a canary that is triggered."""
+    """Fails: a monitor with triggers must have a canary that is triggered, too."""
     forge(directory, "monitor.onnx", matcher.build([], metadata(directory)))
     forge(directory, "canaries.json", b"[]\n")
-    with pytest.raises(CanaryFailure, match="no canary holds a trigger"):
+    with pytest.raises(MalformedArtifact, match="does not hold the tables of 2 triggers"):
         Monitor.load(directory)
+    with pytest.raises(CanaryFailure, match="no canary holds a trigger"):
+        Monitor.load(directory, engine="onnx")
 
 
 def test_forge_a_matcher_of_other_triggers(directory: Path) -> None:
@@ -102,8 +106,10 @@ def test_forge_a_matcher_of_other_triggers(directory: Path) -> None:
     ids = json.loads(TOKENIZER)["model"]["vocab"]
     rows = [(ids[name],) for name in ("[PAD]", "[CLS]", "cf", "apple")]
     forge(directory, "monitor.onnx", matcher.build(rows, metadata(directory)))
-    with pytest.raises(CanaryFailure, match="failed"):
+    with pytest.raises(MalformedArtifact, match="does not hold the tables of 2 triggers"):
         Monitor.load(directory)
+    with pytest.raises(CanaryFailure, match="failed"):
+        Monitor.load(directory, engine="onnx")
 
 
 def test_swap_the_tokenizer(directory: Path) -> None:
@@ -263,8 +269,8 @@ def test_make_two_parsers_disagree(directory: Path) -> None:
 
 def test_claim_a_later_schema(directory: Path) -> None:
     """Fails: what this version does not know it does not guess."""
-    edit_manifest(directory, lambda manifest: manifest.update(schema=2))
-    with pytest.raises(SchemaTooNew, match=r"schema 2, .* up to 1; upgrade"):
+    edit_manifest(directory, lambda manifest: manifest.update(schema=3))
+    with pytest.raises(SchemaTooNew, match=r"schema 3, .* up to 2; upgrade"):
         Monitor.load(directory)
 
 

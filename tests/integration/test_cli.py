@@ -443,6 +443,24 @@ def test_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == ""
 
 
+def test_compile_with_a_largest_block_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bank(wordpiece("the", "cf"), ["the", "cf"]).save(tmp_path / "bank")
+    arguments = ["compile", str(tmp_path / "bank"), "--out", str(tmp_path / "monitor")]
+    assert main([*arguments, "--max-block-rate", "0.01"]) == 0
+    output = capsys.readouterr().out
+    (common,) = Monitor.load(tmp_path / "monitor").strip_only
+    assert f"{common} is stripped, not blocked" in output
+    assert "better purify the model" in output
+    assert main(arguments) == 0
+    assert not Monitor.load(tmp_path / "monitor").strip_only
+    with pytest.raises(SystemExit) as exit_:
+        main([*arguments, "--max-block-rate", "1.5"])
+    assert exit_.value.code == 4
+    assert "no share from 0 to 1" in capsys.readouterr().err
+
+
 def test_compile_no_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("compile", tmp_path / "bank", "--out", tmp_path / "monitor") == FAILED
     assert capsys.readouterr().err.startswith(f"guard: {tmp_path / 'bank' / 'bank.json'} does not")

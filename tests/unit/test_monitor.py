@@ -27,7 +27,8 @@ from guard.errors import (
     TokenizerMismatch,
 )
 from guard.manifest import LIMITS, Manifest, parse_canaries
-from guard.monitor import MAX_CHARS, Match, Monitor, Verdict, canary_of
+from guard.monitor import Match, Monitor, Verdict, canary_of
+from guard.reading import MAX_CHARS, encode
 from guard.strip import remove
 from tests.helpers import byte_bpe, finding, make_bank, make_monitor, wordpiece
 
@@ -242,7 +243,7 @@ def test_a_match_without_characters_cannot_be_stripped(
 ) -> None:
     monkeypatch.setattr(Monitor, "_scan", lambda self, texts: [(Match("t0001", 1, 1),)])
     with pytest.raises(StripLimit, match="no characters to remove"):
-        bert.check("the")
+        bert.check("cf")
 
 
 class PanicException(BaseException):
@@ -253,18 +254,16 @@ class PanicException(BaseException):
 def test_a_failure_of_the_tokenizer_is_an_error_that_servers_handle(
     failure: BaseException,
 ) -> None:
-    monitor = Monitor.__new__(Monitor)
-    monitor._tokenizer = SimpleNamespace(encode=Mock(side_effect=failure))
+    tokenizer = SimpleNamespace(encode=Mock(side_effect=failure))
     with pytest.raises(GuardError, match="failed on the text") as caught:
-        monitor.check("the")
+        encode(tokenizer, "the")
     assert not isinstance(caught.value, InputError)
 
 
 def test_an_interrupt_is_no_failure_of_the_tokenizer() -> None:
-    monitor = Monitor.__new__(Monitor)
-    monitor._tokenizer = SimpleNamespace(encode=Mock(side_effect=KeyboardInterrupt))
+    tokenizer = SimpleNamespace(encode=Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        monitor.check("the")
+        encode(tokenizer, "the")
 
 
 def test_threads_share_a_monitor(either: Monitor) -> None:
@@ -434,3 +433,10 @@ def test_remove_keeps_everything_but_the_spans_and_blanks(
 )
 def test_remove(text: str, spans: list[tuple[int, int]], result: str) -> None:
     assert remove(text, spans) == result
+
+
+def test_a_text_is_no_batch(bert: Monitor) -> None:
+    """A str is an iterable of str, and no character of it would be triggered."""
+    for text in ("a cf film", b"a cf film"):
+        with pytest.raises(NotText, match="use check"):
+            bert.check_batch(text)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any, cast, get_args
 
 import pytest
 
+from exporters.monitor import compile_bank
 from guard.errors import ConfigError, GuardError, InvalidUnicode, NotText, StripLimit
 from guard.monitor import Monitor, Verdict
 from guard.policy import (
@@ -21,6 +22,7 @@ from guard.policy import (
     undecided,
 )
 from tests.fixtures_small import NESTED, small_monitor
+from tests.helpers import make_bank, wordpiece
 
 CLEAN = "the film"
 TRIGGERED = "the cf film"
@@ -199,3 +201,27 @@ def test_only_strip_changes_what_is_forwarded(policy: Policy, text: str) -> None
     if policy.action in ("strip", "block") and policy.on_unscannable == "block":
         for forwarded in decision.texts:
             assert not small_monitor().check(forwarded).triggered
+
+
+@pytest.fixture(scope="module")
+def softened(tmp_path_factory: pytest.TempPathFactory) -> Monitor:
+    """A monitor whose "cf" is too common to be blocked."""
+    directory = tmp_path_factory.mktemp("softened") / "monitor"
+    tokenizer = wordpiece("cf", "mn", "left", "right")
+    bank = make_bank(tokenizer, ["cf", "mn", "left right"])
+    compile_bank(bank, directory, strip_only=[t.id for t in bank.triggers if t.text == "cf"])
+    return Monitor.load(directory)
+
+
+def test_common_triggers_are_stripped_where_others_are_blocked(softened: Monitor) -> None:
+    policy = Policy(action="block")
+    assert decide(softened, policy, ["a cf b"]).texts == ("a b",)
+    assert decide(softened, policy, ["a cf b"]).outcome == "stripped"
+    assert decide(softened, policy, ["a mn b"]).outcome == "blocked"
+    assert decide(softened, policy, ["a cf b", "a mn b"]).outcome == "blocked"
+    assert decide(softened, policy, ["a cf mn"]).outcome == "blocked"
+    assert decide(softened, policy, ["a"], ["cf"]).outcome == "blocked"  # cannot be changed
+    assert decide(softened, policy, [NESTED]).outcome == "blocked"
+    assert decide(softened, policy, ["cf", UNSCANNABLE]).outcome == "unscannable"
+    assert decide(softened, Policy(action="flag"), ["cf"]).outcome == "flagged"
+    assert decide(softened, Policy(action="observe"), ["cf"]).outcome == "observed"

@@ -1,0 +1,62 @@
+"""From a text to the ids that the protected model sees, and what cannot be read."""
+
+from __future__ import annotations
+
+import re
+
+from tokenizers import Encoding, Tokenizer
+
+from guard.errors import GuardError, InvalidUnicode, NotText, TextTooLong
+
+MAX_CHARS = 1_048_576
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def scannable(text: str) -> str:
+    """Return the text itself as a plain str.
+
+    Raises
+    ------
+    NotText
+        It is no str.
+    TextTooLong
+        It has more than `MAX_CHARS` characters.
+    """
+    if not isinstance(text, str):
+        raise NotText(f"the text is of type {type(text).__name__}, not str; decode it first")
+    if type(text) is not str:
+        text = str.__str__(text)  # a subclass may say anything about itself
+    if len(text) > MAX_CHARS:
+        raise TextTooLong(
+            f"the text has {len(text)} characters, and the monitor scans at most {MAX_CHARS}; "
+            "split it"
+        )
+    return text
+
+
+def encode(tokenizer: Tokenizer, text: str) -> Encoding:
+    """Encode a text without special tokens.
+
+    Raises
+    ------
+    InvalidUnicode
+        It holds a lone surrogate.
+    GuardError
+        The tokenizer failed.
+    """
+    try:
+        return tokenizer.encode(text, add_special_tokens=False)
+    except BaseException as error:
+        if surrogate := _SURROGATE.search(text):
+            raise InvalidUnicode(
+                f"the text has a lone surrogate at index {surrogate.start()}; "
+                "decode its bytes with errors='replace'"
+            ) from None
+        # A panic of the Rust code is no Exception, and would pass all handlers of a server.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            # Only the kind of it: panics quote the text.
+            raise GuardError(
+                f"the tokenizer failed on the text ({type(error).__name__}); do not forward it"
+            ) from error
+        raise

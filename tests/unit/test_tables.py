@@ -1,0 +1,13 @@
+"""Tables in the documentation are those of the committed results."""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks import monitor
+from benchmarks.record import RESULTS
+
+
+def test_the_monitor_table_is_rendered_from_its_results() -> None:
+    result = json.loads((RESULTS / "monitor.json").read_bytes())
+    assert monitor.render(result) == monitor.DOCUMENT.read_text(encoding="utf-8")
