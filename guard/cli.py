@@ -188,7 +188,6 @@ def _compile(options: argparse.Namespace) -> int:
     cost = price(bank)
     common = () if options.max_block_rate is None else cost.commoner(options.max_block_rate)
     compile_bank(bank, options.out, strip_only=common)
-    print(f"monitor: {options.out}, {len(bank.triggers)} triggers of bank {bank.sha256[:12]}")
     if bank.triggers:
         touched = cost.touched()
         blocked = cost.touched(cost.per_word.keys() - set(common))
@@ -201,6 +200,7 @@ def _compile(options: argparse.Namespace) -> int:
                 print(f"  {trigger.id} is stripped, not blocked: {cost.touched([trigger.id]):.2%}")
         if touched > _MUCH:
             print("stripping changes that many ordinary texts: better purify the model")
+    print(f"monitor: {options.out}, {len(bank.triggers)} triggers of bank {bank.sha256[:12]}")
     return CLEAN
 
 
