@@ -1,4 +1,4 @@
-"""The command line: ``guard scan``, ``guard compile`` and ``guard check``.
+"""The command line: ``guard scan``, ``compile``, ``sign``, ``verify`` and ``check``.
 
 Exit codes are those of model scanners: 0 nothing found in what was asked to be tested, 1 triggers
 found, 2 failed or incomplete, 4 usage.
@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check texts with a monitor")
     check.set_defaults(run=_check)
     check.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
+    check.add_argument("--public-key", type=Path, help="refuse a monitor that it did not sign")
     check.add_argument("file", nargs="?", default="-", help="a text a line; - (default) is stdin")
     return parser
 
@@ -259,7 +260,7 @@ def _share(text: str) -> float:
 
 def _check(options: argparse.Namespace) -> int:
     """Print a JSON object a text. 1 where any is triggered, 2 where any cannot be scanned."""
-    monitor = Monitor.load(options.monitor)
+    monitor = Monitor.load(options.monitor, require_signature=options.public_key)
     triggered = failed = False
     for text in _lines(options.file):
         try:
