@@ -32,8 +32,8 @@ from guard.runtime import load_tokenizer
 
 SEED = 0
 SIZES = (10, 1_000, 100_000)
-REPEATS = 100
-REVIEWS = 50
+REPEATS = 1_000
+REVIEWS = 500
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks" / "monitor.md"
 
 NON_ASCII = TEXT.replace("'", "’").replace(": ", " — ")
@@ -105,10 +105,9 @@ def _measure(
             check=lambda: monitor.check(NON_ASCII),
             onnx=lambda: graph.check(NON_ASCII),
         ),
-        # What is reported holds the stripped text, so two texts are tokenised.
+        # What is reported holds the stripped text, which has to be found clean as well.
         "triggered": _times(
             tokenise=encode(triggered),
-            tokenise_both=lambda: (encode(triggered)(), encode(TEXT)()),
             check=lambda: monitor.check(triggered),
         ),
         "adversary": _times(exact=lambda: exact.check(near), check=lambda: monitor.check(near)),
@@ -296,8 +295,8 @@ def render(result: Mapping[str, Any]) -> str:
         row("`check_ids`", lambda f: us(f["clean"]["check_ids"])),
         row("non-ASCII text: over tokenising", lambda f: added(f["non_ascii"], "tokenise")),
         row(
-            "triggered text: over tokenising it and what is left of it",
-            lambda f: added(f["triggered"], "tokenise_both"),
+            "triggered text, with stripping: over tokenising",
+            lambda f: added(f["triggered"], "tokenise"),
         ),
         row(
             "text that passes the pre-filter: over the exact path, times",

@@ -1,4 +1,4 @@
-"""The command line: ``guard scan``, ``guard compile`` and ``guard check``.
+"""The command line: ``guard scan``, ``compile``, ``sign``, ``verify`` and ``check``.
 
 Exit codes are those of model scanners: 0 nothing found in what was asked to be tested, 1 triggers
 found, 2 failed or incomplete, 4 usage.
@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check texts with a monitor")
     check.set_defaults(run=_check)
     check.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
+    check.add_argument("--public-key", type=Path, help="refuse a monitor that it did not sign")
     check.add_argument("file", nargs="?", default="-", help="a text a line; - (default) is stdin")
     return parser
 
@@ -202,7 +203,6 @@ def _compile(options: argparse.Namespace) -> int:
     cost = price(bank)
     common = () if options.max_block_rate is None else cost.commoner(options.max_block_rate)
     compile_bank(bank, options.out, strip_only=common)
-    print(f"monitor: {options.out}, {len(bank.triggers)} triggers of bank {bank.sha256[:12]}")
     if bank.triggers:
         touched = cost.touched()
         blocked = cost.touched(cost.per_word.keys() - set(common))
@@ -215,6 +215,7 @@ def _compile(options: argparse.Namespace) -> int:
                 print(f"  {trigger.id} is stripped, not blocked: {cost.touched([trigger.id]):.2%}")
         if touched > _MUCH:
             print("stripping changes that many ordinary texts: better purify the model")
+    print(f"monitor: {options.out}, {len(bank.triggers)} triggers of bank {bank.sha256[:12]}")
     return CLEAN
 
 
@@ -281,7 +282,7 @@ def _check(options: argparse.Namespace) -> int:
     # Here, because its imports take a while, in which Ctrl-C has to end like anywhere else.
     from guard.monitor import Monitor
 
-    monitor = Monitor.load(options.monitor)
+    monitor = Monitor.load(options.monitor, require_signature=options.public_key)
     triggered = failed = False
     for text in _lines(options.file):
         try:

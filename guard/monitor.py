@@ -316,6 +316,8 @@ class Monitor:
             if shorter == text:
                 raise StripLimit("a trigger in the text has no characters to remove; block it")
             text = shorter
+            if self._prefilter is not None and self._prefilter.clears(text):
+                return text
             (matches,) = self._scan((text,))
             if not matches:
                 return text

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from exporters.monitor import compile_bank
-from guard.cli import CLEAN, FAILED, main
+from guard.cli import CLEAN, FAILED, FOUND, main
 from guard.errors import BadSignature, GuardError
 from guard.monitor import Monitor
 from tests.helpers import make_bank, wordpiece
@@ -60,6 +60,17 @@ def test_sign_and_verify(
     assert ", 1 triggers, for tiny (weights 0000000000000000); signed by key " in line
     assert main(["verify", str(signed)]) == CLEAN
     assert "a key that was not checked" in capsys.readouterr().out
+
+
+def test_check_with_a_signed_monitor(
+    signed: Path, keys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts").write_text("a cf\n")
+    arguments = ["check", "--monitor", str(signed), str(tmp_path / "texts")]
+    assert main([*arguments, "--public-key", str(keys[1])]) == FOUND
+    (signed / "model.sig").unlink()
+    assert main([*arguments, "--public-key", str(keys[1])]) == FAILED
+    assert "is not signed" in capsys.readouterr().err
 
 
 def test_a_moved_directory_stays_signed(
