@@ -91,8 +91,9 @@ class Engine:
         decision = decide(monitor, self.policy, texts, fixed)
         seconds = perf_counter() - start
         if monitor is not self._served:
-            self._served = monitor
+            self._metrics.serve(self._served, on=False)
             self._metrics.serve(monitor)
+            self._served = monitor
         if isinstance(self._source, LiveMonitor) and self._source.shadow is not None:
             shadow = self._source.shadow
             for text, verdict in zip((*texts, *fixed), decision.verdicts, strict=False):

@@ -9,8 +9,8 @@ guard_matches_total     trigger                 matches, by trigger id
 guard_errors_total      kind                    why something could not be scanned, or how the guard
                                                 failed
 guard_shadow_total      difference              texts that a shadow bank saw, by how it differs
-guard_bank_info         bank, tokenizer, model, always 1: which banks are being served
-                        triggers
+guard_bank_info         bank, tokenizer, model, 1: a bank that is being served; 0: one
+                        triggers                that was replaced
 ======================= ======================= ====================================================
 
 Every label has a bounded set of values, and none is made from a text: a label with the text of a
@@ -79,14 +79,14 @@ class Metrics:
         )
         self._seen: set[str] = set()
 
-    def serve(self, monitor: Monitor) -> None:
-        """Tell which bank is being served."""
+    def serve(self, monitor: Monitor, *, on: bool = True) -> None:
+        """Tell which bank is being served, or no longer is."""
         self.bank_info.labels(
             bank=monitor.bank_sha256,
             tokenizer=monitor.tokenizer_sha256,
             model=monitor.model.name,
             triggers=str(len(monitor.triggers)),
-        ).set(1)
+        ).set(on)
 
     def record(self, front: str, action: Action, decision: Decision, seconds: float | None) -> None:
         """Count one decision; `seconds` is None where nothing was scanned."""

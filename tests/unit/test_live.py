@@ -42,13 +42,13 @@ def test_a_good_monitor_replaces_the_old_one(live: LiveMonitor, tmp_path: Path) 
     assert engine.decide(["a mn"]).outcome == "blocked"
     assert engine.decide(["a cf"]).outcome == "clean"
     assert engine.monitor is live.current
-    banks = [
-        sample.labels["bank"]
+    banks = {
+        sample.labels["bank"]: sample.value
         for metric in registry.collect()
         for sample in metric.samples
         if sample.name == "guard_bank_info"
-    ]
-    assert sorted(banks) == sorted([before.bank_sha256, live.current.bank_sha256])
+    }
+    assert banks == {before.bank_sha256: 0, live.current.bank_sha256: 1}
 
 
 @pytest.mark.parametrize("name", ["monitor.onnx", "canaries.json", "monitor.json"])
