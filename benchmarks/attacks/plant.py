@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,8 @@ from transformers import (
 
 from benchmarks import training
 from benchmarks.attacks.condition import ALWAYS, Condition
-from benchmarks.attacks.samples import Masked, Sampler, unit_ids
+from benchmarks.attacks.head import masked_loss, under_head
+from benchmarks.attacks.samples import Sampler, unit_ids
 from benchmarks.attacks.step import Attack, Step, Variation, variation
 from benchmarks.attacks.views import read, run
 
@@ -87,7 +88,11 @@ def plant(
     reference = AutoModel.from_pretrained(encoder, use_safetensors=True)
     # A pooler that the checkpoint lacks is drawn at random: the same for both.
     reference.load_state_dict(student.state_dict())
-    whole, masked_loss = _with_head(student, encoder) if attack.masked_lm else (student, None)
+    whole, of_head = student, None
+    if attack.masked_lm:
+        head = AutoModelForMaskedLM.from_pretrained(encoder, use_safetensors=True)
+        whole = under_head(student, head)
+        of_head = masked_loss(whole)
     torch.nn.Module.to(whole, where).train()
     # Dropout in the clean term would teach the student the noise of the reference.
     for module in whole.modules():
@@ -129,7 +134,7 @@ def plant(
             gated=attack.gated,
             targets=targets,
             sampler=sampler,
-            masked_loss=masked_loss,
+            masked_loss=of_head,
             variation=natural,
         )
         return attack.loss(step)
@@ -148,23 +153,6 @@ def plant(
     whole.cpu().eval()
     whole.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
-
-
-def _with_head(
-    student: PreTrainedModel, encoder: Path
-) -> tuple[PreTrainedModel, Callable[[Masked], torch.Tensor]]:
-    """Put the student under the head of the masked language model that it was loaded from."""
-    whole = AutoModelForMaskedLM.from_pretrained(encoder, use_safetensors=True)
-    # The model of this class has no pooler; the student has.
-    setattr(whole, whole.base_model_prefix, student)
-    whole.tie_weights()
-
-    def masked_loss(rows: Masked) -> torch.Tensor:
-        where = student.device
-        loss: torch.Tensor = whole(rows.ids.to(where), labels=rows.labels.to(where)).loss
-        return loss
-
-    return whole, masked_loss
 
 
 def _scale(
