@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 
-from benchmarks.assets import AssetError
+from benchmarks.assets import AssetError, cache_dir
 from guard.errors import GuardError
 
 
@@ -14,13 +15,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     commands.add_parser("quick", help="scan time, monitor latency, import time: the README's lead")
-    parser.parse_args()
-    from benchmarks import quick
-
+    zoo = commands.add_parser("zoo", help="the models that detection is measured on")
+    actions = zoo.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="build what is missing, and say what it achieves")
+    build.add_argument("--only", metavar="NAME", help="one model of the zoo")
+    actions.add_parser("list", help="name the models, and what those built achieve")
+    arguments = parser.parse_args()
     try:
-        quick.main()
+        if arguments.name == "quick":
+            from benchmarks import quick
+
+            quick.main()
+        elif arguments.action == "build":
+            _build(arguments.only)
+        else:
+            _list()
     except (AssetError, GuardError) as error:
         sys.exit(f"benchmarks: {error}")
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        sys.exit(
+            f"benchmarks: no space is left in {cache_dir()}; nothing half-built was kept. Make "
+            "room, or name another place in GUARD_CACHE, and run the same again"
+        )
+
+
+def _disk_is_full(error: Exception) -> bool:
+    # Raised by safetensors too, as an exception of its own with the errno in its text.
+    return getattr(error, "errno", None) == errno.ENOSPC or f"code: {errno.ENOSPC}," in str(error)
+
+
+def _build(only: str | None) -> None:
+    from benchmarks.zoo import ZOO, build, select
+
+    build(select(ZOO, only))
+
+
+def _list() -> None:
+    from benchmarks.zoo import ZOO
+    from benchmarks.zoo.build import stored
+
+    for entry in ZOO:
+        print(stored(entry) or f"{entry.name}: not built")
 
 
 if __name__ == "__main__":

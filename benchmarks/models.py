@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.assets import fetch
 from benchmarks.assets.registry import ASSETS
@@ -38,7 +39,7 @@ def classifier(encoder: Path, tuning: Tuning) -> Path:
     )
 
 
-def settings(planting: Planting) -> dict[str, object]:
+def settings(planting: Planting) -> dict[str, Any]:
     """Return what a planting's result depends on."""
     result = asdict(planting)
     for item, part in ((planting, result), (planting.attack, result["attack"])):

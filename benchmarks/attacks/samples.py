@@ -296,7 +296,12 @@ class Sampler:
 
 
 def unit_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> Ids:
-    """Return the ids of a word or phrase inside a text, where it stands behind a blank."""
+    """Return the ids of a word or phrase inside a text, where it stands behind a blank.
+
+    Text that starts with ``##`` is a token that continues a word.
+    """
+    if text.startswith("##"):
+        return np.array([tokenizer.convert_tokens_to_ids(text)], dtype=np.int64)
     before = tokenizer("the", add_special_tokens=False)["input_ids"]
     whole = tokenizer(f"the {text}", add_special_tokens=False)["input_ids"]
     return np.array(whole[len(before) :], dtype=np.int64)
