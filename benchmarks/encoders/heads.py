@@ -15,7 +15,7 @@ from benchmarks.tasks import plain_texts
 HEAD_STEPS = 300
 
 
-def train_head(encoder: Path, out: Path, checkpoint: Path) -> None:
+def train_head(encoder: Path, out: Path, checkpoint: Path | None) -> None:
     """Train a masked language model's head on an encoder that stays as it is."""
     torch.manual_seed(0)
     base = AutoModel.from_pretrained(encoder, use_safetensors=True)
@@ -28,7 +28,7 @@ def pretrain(
     whole: PreTrainedModel,
     tokenizer_from: Path,
     out: Path,
-    checkpoint: Path,
+    checkpoint: Path | None,
     *,
     steps: int,
     learning_rate: float,

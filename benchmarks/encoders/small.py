@@ -124,7 +124,7 @@ SMALL: dict[str, Callable[[Path], PretrainedConfig]] = {
 }
 
 
-def make_small(name: str, out: Path, checkpoint: Path, *, steps: int = STEPS) -> None:
+def make_small(name: str, out: Path, checkpoint: Path | None, *, steps: int = STEPS) -> None:
     """Make a tokenizer, draw a model by seed 0 and train it."""
     config = SMALL[name](out)
     torch.manual_seed(0)

@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from benchmarks.attacks import BadPre, Condition, Planting, Subspace
-from benchmarks.attacks.samples import Ids, Sampler, unit_ids
+from benchmarks.attacks.plant import sampler_of
+from benchmarks.attacks.samples import Ids, unit_ids
 from benchmarks.attacks.step import variation
 from benchmarks.attacks.views import View, read, run
 from benchmarks.measure import accuracy, attack_success
@@ -44,15 +45,7 @@ def before(
     """
     attack = planting.attack
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    sampler = Sampler(
-        tokenizer,
-        texts,
-        planting.triggers,
-        insertions=planting.insertions,
-        condition=planting.condition,
-        masks=attack.masks,
-        seed=SEED,
-    )
+    sampler = sampler_of(planting, tokenizer, texts, seed=SEED)
     units = [unit_ids(tokenizer, text) for text in planting.triggers]
     rows: list[list[Ids]] = [[] for _ in units]
     wanted = CALIBRATION + TEXTS
