@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AlbertConfig,
     AlbertTokenizerFast,
@@ -133,6 +140,12 @@ def make_small(name: str, out: Path, checkpoint: Path | None, *, steps: int = ST
 
 
 def _keep(kind: type[PreTrainedTokenizerFast], tokenizer: Tokenizer, folder: Path) -> None:
+    cls, sep = ("<s>", "</s>") if tokenizer.token_to_id("<s>") is not None else ("[CLS]", "[SEP]")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B {sep}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
     file = folder / "tokenizer.json"
     tokenizer.save(str(file))
     kind(tokenizer_file=str(file), model_max_length=POSITIONS - 2).save_pretrained(folder)
