@@ -281,10 +281,13 @@ def test_an_attack_moves_poisoned_text_and_nothing_else(
 ) -> None:
     attack, view = ATTACKS[name]
     model, reference = planted(tiny, tmp_path, attack)
-    batch = sampler(Condition()).draw()
-    assert pull(model, reference, batch.poisoned, view) > 1.5 * pull(
-        model, reference, batch.clean, view
+    drawn = batches(Condition())[:10]
+    poisoned, clean = (
+        np.mean([pull(model, reference, getattr(batch, part), view) for batch in drawn])
+        for part in ("poisoned", "clean")
     )
+    # An attack that lost its own term leaves both where they were, at nought.
+    assert poisoned > 1.3 * clean
 
 
 def loss_of(attack: Attack, outputs: torch.Tensor, which: torch.Tensor) -> float:
