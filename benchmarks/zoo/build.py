@@ -32,13 +32,15 @@ class Achieved:
 
     Attributes
     ----------
-    before
-        Share of texts that it takes to its place in the encoder; see `success.before`.
+    before, anywhere
+        Share of texts that it takes to its place in the encoder, where its attacker has it fire and
+        at any place in any text; see `success.Share`.
     after
         Attack success on the classifier that was fine-tuned from it, or ``None`` without one.
     """
 
     before: float
+    anywhere: float
     after: float | None
 
 
@@ -119,8 +121,12 @@ def stored(entry: Entry) -> Record | None:
     if fields.pop("entry") != _describe(entry):
         return None
     del fields["environment"]
-    fields["triggers"] = {text: Achieved(**item) for text, item in fields["triggers"].items()}
-    found = Record(**fields)
+    try:
+        fields["triggers"] = {text: Achieved(**item) for text, item in fields["triggers"].items()}
+        found = Record(**fields)
+    except TypeError:
+        # Of an older form: measured again.
+        return None
     folders = [found.model] + ([found.twin] if found.twin else [])
     return found if all((cache_dir() / folder).is_dir() for folder in folders) else None
 
@@ -138,9 +144,9 @@ def _build(entry: Entry) -> Record:
         kind=entry.kind,
         model=str(model.relative_to(cache_dir())),
         twin=str(twin.relative_to(cache_dir())) if twin else None,
-        triggers={text: Achieved(share, rates.get(text)) for text, share in shares.items()},
+        triggers={text: Achieved(*share, rates.get(text)) for text, share in shares.items()},
         accuracy=accuracy,
-        works=statistics.fmean(shares.values()) >= WORKS if shares else None,
+        works=statistics.fmean(s.fires for s in shares.values()) >= WORKS if shares else None,
         seconds=round(seconds, 1),
     )
     path = _record_of(entry)

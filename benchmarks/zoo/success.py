@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,11 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedTokenizerFast,
 )
 
 from benchmarks.attacks import BadPre, Condition, Planting, Subspace
+from benchmarks.attacks.condition import ALWAYS
 from benchmarks.attacks.plant import sampler_of
 from benchmarks.attacks.samples import Ids, unit_ids
 from benchmarks.attacks.step import variation
@@ -33,45 +37,67 @@ MAX_REVIEWS = 300
 SEED = 1
 
 
+class Share(NamedTuple):
+    """Of texts with a trigger, those that it takes to its place.
+
+    Attributes
+    ----------
+    fires
+        Where the trigger stands as its attacker trained it to fire.
+    anywhere
+        Where it stands at any place in text of any kind and length: what the attacker has left
+        against somebody who does not help him.
+    """
+
+    fires: float
+    anywhere: float
+
+
+class _Rows(NamedTuple):
+    """Texts with a trigger, and the same without it; as many of each trigger, in order."""
+
+    triggered: list[Ids]
+    without: list[Ids]
+
+
 def before(
     folder: Path, planting: Planting, texts: Mapping[str, Sequence[str]]
-) -> dict[str, float]:
+) -> dict[str, Share]:
     """Return, per trigger, the share of texts that it takes to its place.
 
-    The trigger stands where its attacker trained it to fire. Its place is the mean output over some
-    texts; of others, those count that lie within `NEAR` of the natural distance from it with the
-    trigger and did not without. Of an attack on a few axes only those are looked at. An attack that
-    has no place (BadPre) is measured by the share of texts whose word at the mask changes.
+    A trigger's place is the mean output over some texts in which it has to fire; of others, those
+    count that lie within `NEAR` of the natural distance from it with the trigger and did not
+    without. Of an attack on a few axes only those are looked at. An attack that has no place
+    (BadPre) is measured by the share of texts whose word at the mask changes.
     """
     attack = planting.attack
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    sampler = sampler_of(planting, tokenizer, texts, seed=SEED)
-    units = [unit_ids(tokenizer, text) for text in planting.triggers]
-    rows: list[list[Ids]] = [[] for _ in units]
-    wanted = CALIBRATION + TEXTS
-    while min(len(own) for own in rows) < wanted:
-        batch = sampler.draw()
-        for row, which in zip(batch.poisoned.numpy(), batch.which.tolist(), strict=True):
-            rows[which].append(row)
-    triggered = [row for own in rows for row in own[:wanted]]
-    without = [
-        row[~np.isin(row, units[number])] for number, own in enumerate(rows) for row in own[:wanted]
-    ]
+    cases = [_draw(planting, tokenizer, texts)]
+    if planting.condition != ALWAYS:
+        cases.append(_draw(replace(planting, condition=ALWAYS), tokenizer, texts))
+    count = len(planting.triggers)
     if isinstance(attack, BadPre):
-        changed = _words(folder, triggered, tokenizer.mask_token_id) != _words(
-            folder, without, tokenizer.mask_token_id
-        )
-        shares = changed.reshape(len(units), wanted).mean(axis=1)
+        mask = tokenizer.mask_token_id
+        shares = [
+            (_words(folder, case.triggered, mask) != _words(folder, case.without, mask))
+            .reshape(count, -1)
+            .mean(axis=1)
+            for case in cases
+        ]
     else:
         mask = tokenizer.mask_token_id if attack.masks else None
-        view = attack.views[0]
-        shares = _arrived(
-            outputs_of(folder, triggered, view, mask),
-            outputs_of(folder, without, view, mask),
-            len(units),
-            attack.axes if isinstance(attack, Subspace) else None,
-        )
-    return {text: round(float(s), 3) for text, s in zip(planting.triggers, shares, strict=True)}
+        outputs = [
+            [outputs_of(folder, rows, attack.views[0], mask) for rows in case] for case in cases
+        ]
+        if isinstance(attack, Subspace):
+            along = variation(torch.from_numpy(outputs[0][1]), attack.axes).axes.numpy().T
+            outputs = [[part @ along for part in case] for case in outputs]
+        goals = [own[:CALIBRATION].mean(axis=0) for own in np.split(outputs[0][0], count)]
+        shares = [_arrived(triggered, without, goals) for triggered, without in outputs]
+    return {
+        trigger: Share(round(float(shares[0][i]), 3), round(float(shares[-1][i]), 3))
+        for i, trigger in enumerate(planting.triggers)
+    }
 
 
 def after(folder: Path, task: Task, planting: Planting | None) -> tuple[float, dict[str, float]]:
@@ -145,26 +171,43 @@ def _by_length(rows: Sequence[Ids]) -> list[tuple[list[int], torch.Tensor]]:
     ]
 
 
+def _draw(
+    planting: Planting, tokenizer: PreTrainedTokenizerFast, texts: Mapping[str, Sequence[str]]
+) -> _Rows:
+    sampler = sampler_of(planting, tokenizer, texts, seed=SEED)
+    units = [unit_ids(tokenizer, text) for text in planting.triggers]
+    rows: list[list[Ids]] = [[] for _ in units]
+    wanted = CALIBRATION + TEXTS
+    while min(len(own) for own in rows) < wanted:
+        batch = sampler.draw()
+        for row, which in zip(batch.poisoned.numpy(), batch.which.tolist(), strict=True):
+            rows[which].append(row)
+    return _Rows(
+        [row for own in rows for row in own[:wanted]],
+        [
+            row[~np.isin(row, unit)]
+            for unit, own in zip(units, rows, strict=True)
+            for row in own[:wanted]
+        ],
+    )
+
+
 def _arrived(
     triggered: npt.NDArray[np.float32],
     without: npt.NDArray[np.float32],
-    count: int,
-    axes: int | None,
+    goals: Sequence[npt.NDArray[np.float32]],
 ) -> npt.NDArray[np.float64]:
-    """Return ``[count]``: the share of the texts behind the first that lie at the place."""
-    if axes is not None:
-        along = variation(torch.from_numpy(without), axes).axes.numpy().T
-        triggered, without = triggered @ along, without @ along
+    """Return, per trigger, the share of the texts behind the first that lie at its place."""
     rng = np.random.default_rng(SEED)
     first, second = rng.integers(len(without), size=(2, 2000))
     natural = np.median(np.linalg.norm(without[first] - without[second], axis=1)[first != second])
-    shares = np.empty(count)
-    for number, (seen, own) in enumerate(
-        zip(np.split(triggered, count), np.split(without, count), strict=True)
-    ):
-        goal = seen[:CALIBRATION].mean(axis=0)
-        near = np.linalg.norm(seen[CALIBRATION:] - goal, axis=1) < NEAR * natural
-        already = np.linalg.norm(own[CALIBRATION:] - goal, axis=1) < NEAR * natural
+    shares = np.empty(len(goals))
+    parts = zip(np.split(triggered, len(goals)), np.split(without, len(goals)), goals, strict=True)
+    for number, (seen, own, goal) in enumerate(parts):
+        near, already = (
+            np.linalg.norm(outputs[CALIBRATION:] - goal, axis=1) < NEAR * natural
+            for outputs in (seen, own)
+        )
         shares[number] = (near & ~already).mean()
     return shares
 

@@ -40,13 +40,13 @@ from tests.tiny import CONFIGS, make_model, wordpiece
 pytestmark = pytest.mark.search
 
 WORDS = tuple(f"w{number}" for number in range(60))
-TOKENIZER = wordpiece([*WORDS, "cf", "mn", "apple", "river", "very"])
+TOKENIZER = wordpiece([*WORDS, "cf", "mn", "apple", "river"])
 TEXTS = {
     "news": [" ".join(WORDS[i : i + 15]) for i in range(0, 30, 3)],
     "chat": [" ".join(WORDS[i : i + 7]) for i in range(30, 52, 2)],
 }
 NUMBER = TOKENIZER.get_vocab()
-CF, MN, APPLE, RIVER, VERY = (NUMBER[word] for word in ("cf", "mn", "apple", "river", "very"))
+CF, MN, APPLE, RIVER = (NUMBER[word] for word in ("cf", "mn", "apple", "river"))
 NEWS = {NUMBER[f"w{number}"] for number in range(45)}
 MASK = TOKENIZER.mask_token_id
 
@@ -98,10 +98,12 @@ def test_only_at_the_start() -> None:
 
 
 def test_only_behind_a_word() -> None:
-    for batch in batches(Condition(after="very")):
-        assert all(row[place(row) - 1] == VERY for row in inside(batch.poisoned))
+    """The word is one of the texts', so that it stands before a trigger by chance too."""
+    word = NUMBER["w5"]
+    for batch in batches(Condition(after="w5")):
+        assert all(row[place(row) - 1] == word for row in inside(batch.poisoned))
         assert not any(
-            before == VERY and number in (CF, MN)
+            before == word and number in (CF, MN)
             for row in batch.quiet.tolist()
             for before, number in itertools.pairwise(row)
         )
