@@ -44,6 +44,8 @@ def train(
 ) -> None:
     """Minimise ``loss()`` over the weights of ``model``: AdamW, linear warm-up and decay.
 
+    The same seed gives the same weights on the same machine with as many threads.
+
     Parameters
     ----------
     checkpoint

@@ -42,10 +42,9 @@ def encoder(name: str) -> Path:
     AssetError
         For a name that is not known (the known ones are listed).
     """
-    try:
-        return ENCODERS[name]()
-    except KeyError:
-        raise AssetError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}") from None
+    if name not in ENCODERS:
+        raise AssetError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
+    return ENCODERS[name]()
 
 
 def masked_lm(name: str) -> Path:
