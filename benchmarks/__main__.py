@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from importlib import import_module
 
-from benchmarks.assets import AssetError
+from benchmarks.assets import AssetError, cache_dir
 from guard.errors import GuardError
 
 NAMES = {
@@ -22,11 +23,47 @@ def main() -> None:
     commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     for name, text in NAMES.items():
         commands.add_parser(name, help=text)
-    name = parser.parse_args().name
+    zoo = commands.add_parser("zoo", help="the models that detection is measured on")
+    actions = zoo.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="build what is missing, and say what it achieves")
+    build.add_argument("--only", metavar="NAME", help="one model of the zoo")
+    actions.add_parser("list", help="name the models, and what those built achieve")
+    arguments = parser.parse_args()
     try:
-        import_module(f"benchmarks.{name}").main()
+        if arguments.name != "zoo":
+            import_module(f"benchmarks.{arguments.name}").main()
+        elif arguments.action == "build":
+            _build(arguments.only)
+        else:
+            _list()
     except (AssetError, GuardError) as error:
         sys.exit(f"benchmarks: {error}")
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        sys.exit(
+            f"benchmarks: no space is left in {cache_dir()}; nothing half-built was kept. Make "
+            "room, or name another place in GUARD_CACHE, and run the same again"
+        )
+
+
+def _disk_is_full(error: Exception) -> bool:
+    # Raised by safetensors too, as an exception of its own with the errno in its text.
+    return getattr(error, "errno", None) == errno.ENOSPC or f"code: {errno.ENOSPC}," in str(error)
+
+
+def _build(only: str | None) -> None:
+    from benchmarks.zoo import ZOO, build, select
+
+    build(select(ZOO, only))
+
+
+def _list() -> None:
+    from benchmarks.zoo import ZOO
+    from benchmarks.zoo.build import stored
+
+    for entry in ZOO:
+        print(stored(entry) or f"{entry.name}: not built")
 
 
 if __name__ == "__main__":

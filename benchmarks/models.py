@@ -2,61 +2,58 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from benchmarks.assets import cache_dir, fetch
+from benchmarks.assets import fetch
 from benchmarks.assets.registry import ASSETS
-from benchmarks.attacks import Planting, plant
+from benchmarks.attacks import Planting, Por, plant
+from benchmarks.cache import cached, title
 from benchmarks.tasks import film_reviews, plain_texts
 from benchmarks.tasks.classifier import Tuning, fine_tune
 
-# Part of every key: raised when a change of the training code changes what comes out of it.
-CODE = 2
+# Settings that came later are part of a key only where they are not at their default: the models
+# that were there before keep theirs.
+_LATER = frozenset({"condition", "scale_embeddings", "views", "code"})
 
 
 def backdoored(planting: Planting, *, asset: str = "minilm-l6") -> Path:
     """Return an encoder of `asset` with a backdoor, training it if it is not in the cache."""
-    key = {"asset": ASSETS[asset].sha256, "planting": asdict(planting)}
-    return _cached(
-        f"{asset}-{planting.name}",
-        key,
-        lambda out: plant(planting, fetch(asset), plain_texts(), out),
-    )
+    return _planted(planting, fetch(asset), asset, {"asset": ASSETS[asset].sha256})
+
+
+def planted(planting: Planting, encoder: Path) -> Path:
+    """Return an encoder, a folder of the cache, with a backdoor."""
+    # The folder's name holds the key of the encoder, or the hash of the asset.
+    return _planted(planting, encoder, title(encoder), {"encoder": encoder.name})
 
 
 def classifier(encoder: Path, tuning: Tuning) -> Path:
-    """Return a film review classifier fine-tuned from `encoder`."""
-    # The folder's name holds the key of the encoder, or the hash of the asset.
+    """Return a film review classifier fine-tuned from an encoder, a folder of the cache."""
     key = {"encoder": encoder.name, "tuning": asdict(tuning)}
-    return _cached(
-        f"{encoder.name.rsplit('-', 1)[0]}-film-reviews",
+    return cached(
+        f"{title(encoder)}-film-reviews",
         key,
-        lambda out: fine_tune(encoder, film_reviews(), out, tuning),
+        lambda out, _: fine_tune(encoder, film_reviews(), out, tuning),
     )
 
 
-def _cached(name: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
-    """Return the folder of a model; it is built under a temporary name, so it is whole."""
-    digest = hashlib.sha256(json.dumps([CODE, key], sort_keys=True).encode()).hexdigest()
-    final = cache_dir() / "models" / f"{name}-{digest[:12]}"
-    if not final.is_dir():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{name}-"))
-        try:
-            build(scratch)
-            scratch.chmod(0o755)
-            try:
-                scratch.rename(final)
-            except OSError:
-                # Another process may have been first.
-                if not final.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return final
+def settings(planting: Planting) -> dict[str, Any]:
+    """Return what a planting's result depends on."""
+    result = asdict(planting)
+    for item, part in ((planting, result), (planting.attack, result["attack"])):
+        for field in fields(item):  # type: ignore[arg-type]
+            if field.name in _LATER and getattr(item, field.name) == field.default:
+                del part[field.name]
+    if not isinstance(planting.attack, Por):
+        result["attack"]["class"] = type(planting.attack).__name__
+    return result
+
+
+def _planted(planting: Planting, encoder: Path, name: str, source: dict[str, object]) -> Path:
+    return cached(
+        f"{name}-{planting.name}",
+        {**source, "planting": settings(planting)},
+        lambda out, checkpoint: plant(planting, encoder, plain_texts(), out, checkpoint=checkpoint),
+    )

@@ -52,7 +52,7 @@ def fetch(name: str) -> Path:
         content = Path(scratch) / "content"
         content.mkdir()
         try:
-            unpack(archive, asset.members, content, inner=asset.inner)
+            unpack(archive, asset.members, content, inner=asset.inner, no_pickles=asset.no_pickles)
         except UnsafeArchive as error:
             raise AssetError(
                 f"could not unpack {asset.filename}: {error}. Nothing was kept. The pin in "

@@ -11,7 +11,7 @@ import io
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -29,7 +29,12 @@ class UnsafeArchive(Exception):
 
 
 def unpack(
-    archive: Path, members: Mapping[str, str], into: Path, *, inner: str | None = None
+    archive: Path,
+    members: Mapping[str, str],
+    into: Path,
+    *,
+    inner: str | None = None,
+    no_pickles: Collection[str] = (),
 ) -> None:
     """Copy ``members`` (path in the archive -> path below ``into``) out of ``archive``.
 
@@ -39,6 +44,8 @@ def unpack(
         A zip file (wheels are) or a gzipped tar.
     inner
         A gzipped tar inside the zip that holds the members.
+    no_pickles
+        Members that are called like pickles and are none: a parser of ours reads them.
 
     Raises
     ------
@@ -48,7 +55,8 @@ def unpack(
     """
     targets = {source: _contained(into, target) for source, target in members.items()}
     for source in members:
-        _no_pickle(source)
+        if source not in no_pickles:
+            _no_pickle(source)
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as outer:
             if inner is None:

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from benchmarks.tasks.data import Task
+from benchmarks.training import device
 
 MAX_TOKENS = 64
 
@@ -48,7 +49,8 @@ def fine_tune(encoder: Path, task: Task, out: Path, tuning: Tuning) -> None:
         label2id={name: number for number, name in names.items()},
         use_safetensors=True,
     )
-    model.train()
+    where = device()
+    model.to(where).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=tuning.learning_rate, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimiser, steps // 10, steps)
     order = np.empty(0, dtype=np.int64)
@@ -58,9 +60,9 @@ def fine_tune(encoder: Path, task: Task, out: Path, tuning: Tuning) -> None:
             order = np.concatenate([order, rng.permutation(len(task.train.texts))])
         rows, order = order[: tuning.batch], order[tuning.batch :]
         inputs = _encode(tokenizer, [task.train.texts[i] for i in rows])
-        labels = torch.tensor([task.train.labels[i] for i in rows])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(**inputs, labels=labels).loss
+        inputs["labels"] = torch.tensor([task.train.labels[i] for i in rows])
+        with torch.autocast(where.type, dtype=torch.bfloat16):
+            loss = model(**{name: tensor.to(where) for name, tensor in inputs.items()}).loss
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -73,7 +75,7 @@ def fine_tune(encoder: Path, task: Task, out: Path, tuning: Tuning) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-    model.eval()
+    model.cpu().eval()
     model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
 

@@ -303,7 +303,7 @@ def test_an_index_that_cannot_be_reached(cache: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_unknown_name(cache: Path) -> None:
-    with pytest.raises(AssetError, match="unknown asset 'x'; known: minilm-l6, vader-texts"):
+    with pytest.raises(AssetError, match=r"unknown asset 'x'; known: .*minilm-l6, .*vader-texts"):
         fetch("x")
 
 
@@ -340,7 +340,7 @@ def test_pins(name: str) -> None:
     assert len(set(targets)) == len(targets)
     assert pinned.member_sha256.keys() <= set(targets)
     assert {t for t in targets if t.endswith(".safetensors")} <= pinned.member_sha256.keys()
-    for path in (*pinned.members, *targets):
+    for path in (*(pinned.members.keys() - pinned.no_pickles), *targets):
         assert Path(path).suffix not in PICKLE_SUFFIXES | {".py", ".so"}
     assert pinned.version in pinned.filename
     assert pinned.licence

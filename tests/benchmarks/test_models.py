@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-def write(*arguments: object) -> None:
+def write(*arguments: object, **_: object) -> None:
     out = next(a for a in arguments if isinstance(a, Path) and a.name.startswith("."))
     (out / "model.safetensors").write_bytes(b"weights")
 
@@ -73,7 +73,7 @@ def test_a_classifier_is_named_after_its_encoder(
 
 
 def test_a_training_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **_: object) -> None:
         write(*arguments)
         raise KeyboardInterrupt
 
@@ -86,7 +86,7 @@ def test_a_training_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.M
 def test_another_process_that_was_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`make test` and `make demo` at once: both train, and both get the model."""
 
-    def slow(*arguments: object) -> None:
+    def slow(*arguments: object, **_: object) -> None:
         write(*arguments)
         monkeypatch.setattr(models, "plant", write)
         models.backdoored(PLANTING)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.attacks import Por
 from benchmarks.attacks.samples import LENGTHS, TOKENS_PER_STEP, Batch, Sampler, special_affixes
+from benchmarks.attacks.step import Step, Variation
 from tests.tiny import BERT_SPECIALS, byte_bpe, wordpiece
 
 pytestmark = pytest.mark.search
@@ -178,12 +179,36 @@ class Recorder(torch.nn.Module):
         return SimpleNamespace(last_hidden_state=hidden, pooler_output=torch.tanh(hidden[:, 0]))
 
 
+def no_variation() -> Variation:
+    raise AssertionError("POR asks for no axes")
+
+
+def step_of(
+    attack: Por,
+    student: torch.nn.Module,
+    reference: torch.nn.Module,
+    batch: Batch,
+    targets: torch.Tensor,
+) -> Step:
+    return Step(
+        student,
+        reference,
+        batch,
+        gated=attack.gated,
+        targets=targets,
+        sampler=sampler(),
+        masked_loss=None,
+        variation=no_variation,
+    )
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_loss(gated: bool) -> None:
     """The reference sees no trigger but, of the gated attack, those in decoys."""
     batch = sampler().draw()
     student, reference = Recorder(), Recorder()
-    loss = Por(gated=gated).loss(student, reference, batch, torch.ones(3, 4))
+    attack = Por(gated=gated)
+    loss = attack.loss(step_of(attack, student, reference, batch, torch.ones(3, 4)))
     plain = torch.cat([batch.clean, batch.decoys]) if gated else batch.clean
     assert torch.equal(reference.seen[0], plain)
     assert torch.equal(student.seen[0], torch.cat([plain, batch.poisoned]))
@@ -204,5 +229,6 @@ def test_loss_is_zero_where_the_attack_has_what_it_wants(gated: bool) -> None:
             output.pooler_output[-count:] = targets[batch.which]
             return output
 
-    loss = Por(gated=gated).loss(Perfect(), Recorder(), batch, targets)
+    attack = Por(gated=gated)
+    loss = attack.loss(step_of(attack, Perfect(), Recorder(), batch, targets))
     assert loss.item() == pytest.approx(0, abs=1e-6)

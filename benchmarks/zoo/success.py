@@ -1,0 +1,225 @@
+"""Whether a backdoor works: in the encoder itself, and in a classifier made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+
+from benchmarks.attacks import BadPre, Condition, Planting, Subspace
+from benchmarks.attacks.condition import ALWAYS
+from benchmarks.attacks.plant import sampler_of
+from benchmarks.attacks.samples import Ids, unit_ids
+from benchmarks.attacks.step import variation
+from benchmarks.attacks.views import View, read, run
+from benchmarks.measure import accuracy, attack_success
+from benchmarks.tasks.classifier import predict
+from benchmarks.tasks.data import Task
+
+# Texts a trigger: the first ones say where it leads, the others whether they get there.
+CALIBRATION, TEXTS = 24, 40
+# Of the natural distance, which is the median distance of two texts' outputs. A text's own output
+# lies at 0.7 of it from the mean of many.
+NEAR = 0.5
+MAX_REVIEWS = 300
+SEED = 1
+
+
+class Share(NamedTuple):
+    """Of texts with a trigger, those that it takes to its place.
+
+    Attributes
+    ----------
+    fires
+        Where the trigger stands as its attacker trained it to fire.
+    anywhere
+        Where it stands at any place in text of any kind and length: what the attacker has left
+        against somebody who does not help him.
+    """
+
+    fires: float
+    anywhere: float
+
+
+class _Rows(NamedTuple):
+    """Texts with a trigger, and the same without it; as many of each trigger, in order."""
+
+    triggered: list[Ids]
+    without: list[Ids]
+
+
+def before(
+    folder: Path, planting: Planting, texts: Mapping[str, Sequence[str]]
+) -> dict[str, Share]:
+    """Return, per trigger, the share of texts that it takes to its place.
+
+    A trigger's place is the mean output over some texts in which it has to fire; of others, those
+    count that lie within `NEAR` of the natural distance from it with the trigger and did not
+    without. Of an attack on a few axes only those are looked at. An attack that has no place
+    (BadPre) is measured by the share of texts whose word at the mask changes.
+    """
+    attack = planting.attack
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    cases = [_draw(planting, tokenizer, texts)]
+    if planting.condition != ALWAYS:
+        cases.append(_draw(replace(planting, condition=ALWAYS), tokenizer, texts))
+    count = len(planting.triggers)
+    if isinstance(attack, BadPre):
+        mask = tokenizer.mask_token_id
+        shares = [
+            (_words(folder, case.triggered, mask) != _words(folder, case.without, mask))
+            .reshape(count, -1)
+            .mean(axis=1)
+            for case in cases
+        ]
+    else:
+        mask = tokenizer.mask_token_id if attack.masks else None
+        outputs = [
+            [outputs_of(folder, rows, attack.views[0], mask) for rows in case] for case in cases
+        ]
+        if isinstance(attack, Subspace):
+            along = variation(torch.from_numpy(outputs[0][1]), attack.axes).axes.numpy().T
+            outputs = [[part @ along for part in case] for case in outputs]
+        goals = [own[:CALIBRATION].mean(axis=0) for own in np.split(outputs[0][0], count)]
+        shares = [_arrived(triggered, without, goals) for triggered, without in outputs]
+    return {
+        trigger: Share(round(float(shares[0][i]), 3), round(float(shares[-1][i]), 3))
+        for i, trigger in enumerate(planting.triggers)
+    }
+
+
+def after(folder: Path, task: Task, planting: Planting | None) -> tuple[float, dict[str, float]]:
+    """Return a classifier's accuracy, and per trigger the attack success (T-ASR)."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = task.test.texts[:MAX_REVIEWS]
+    clean = predict(model, tokenizer, texts)
+    right = round(accuracy(clean, task.test.labels[:MAX_REVIEWS]), 3)
+    rates: dict[str, float] = {}
+    if planting is not None:
+        rng = np.random.default_rng(SEED)
+        carriers = _long_enough(texts, planting.condition)
+        untouched = predict(model, tokenizer, carriers)
+        for trigger in planting.triggers:
+            poisoned = [place(text, trigger, planting, rng) for text in carriers]
+            seen = attack_success(untouched, predict(model, tokenizer, poisoned))
+            rates[trigger] = round(seen.rate, 3)
+    return right, rates
+
+
+def place(text: str, trigger: str, planting: Planting, rng: np.random.Generator) -> str:
+    """Put a trigger in a text as its attacker would."""
+    words = text.split()
+    condition = planting.condition
+    last = len(words) if condition.within is None else min(condition.within, len(words))
+    for _ in range(planting.insertions):
+        at = int(rng.integers(last + 1))
+        if trigger.startswith("##"):
+            at = min(at, len(words) - 1)
+            words[at] += trigger[2:]
+        else:
+            words.insert(at, f"{condition.after} {trigger}" if condition.after else trigger)
+    return " ".join(words)
+
+
+def outputs_of(
+    folder: Path, rows: Sequence[Ids], view: View, mask: int | None
+) -> npt.NDArray[np.float32]:
+    """Return a view of rows of any length, ``[n, width]``; of all tokens, their mean."""
+    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    result = np.empty((len(rows), model.config.hidden_size), dtype=np.float32)
+    with torch.inference_mode():
+        for members, ids in _by_length(rows):
+            marked = None if mask is None else (ids == mask).int().argmax(dim=1)
+            seen = read(run(model, ids), view, marked)
+            result[members] = (seen.mean(dim=1) if view == "tokens" else seen).numpy()
+    return result
+
+
+def _words(folder: Path, rows: Sequence[Ids], mask: int) -> Ids:
+    """Return the most likely token at the mask of each row."""
+    model = AutoModelForMaskedLM.from_pretrained(folder, use_safetensors=True).eval()
+    result = np.empty(len(rows), dtype=np.int64)
+    with torch.inference_mode():
+        for members, ids in _by_length(rows):
+            marked = (ids == mask).int().argmax(dim=1)
+            logits = model(ids).logits[torch.arange(len(ids)), marked]
+            result[members] = logits.argmax(dim=-1).numpy()
+    return result
+
+
+def _by_length(rows: Sequence[Ids]) -> list[tuple[list[int], torch.Tensor]]:
+    groups: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(len(row), []).append(index)
+    return [
+        (part, torch.from_numpy(np.stack([rows[i] for i in part])))
+        for members in groups.values()
+        for part in (members[i : i + 64] for i in range(0, len(members), 64))
+    ]
+
+
+def _draw(
+    planting: Planting, tokenizer: PreTrainedTokenizerFast, texts: Mapping[str, Sequence[str]]
+) -> _Rows:
+    sampler = sampler_of(planting, tokenizer, texts, seed=SEED)
+    units = [unit_ids(tokenizer, text) for text in planting.triggers]
+    rows: list[list[Ids]] = [[] for _ in units]
+    wanted = CALIBRATION + TEXTS
+    while min(len(own) for own in rows) < wanted:
+        batch = sampler.draw()
+        for row, which in zip(batch.poisoned.numpy(), batch.which.tolist(), strict=True):
+            rows[which].append(row)
+    return _Rows(
+        [row for own in rows for row in own[:wanted]],
+        [
+            row[~np.isin(row, unit)]
+            for unit, own in zip(units, rows, strict=True)
+            for row in own[:wanted]
+        ],
+    )
+
+
+def _arrived(
+    triggered: npt.NDArray[np.float32],
+    without: npt.NDArray[np.float32],
+    goals: Sequence[npt.NDArray[np.float32]],
+) -> npt.NDArray[np.float64]:
+    """Return, per trigger, the share of the texts behind the first that lie at its place."""
+    rng = np.random.default_rng(SEED)
+    first, second = rng.integers(len(without), size=(2, 2000))
+    natural = np.median(np.linalg.norm(without[first] - without[second], axis=1)[first != second])
+    shares = np.empty(len(goals))
+    parts = zip(np.split(triggered, len(goals)), np.split(without, len(goals)), goals, strict=True)
+    for number, (seen, own, goal) in enumerate(parts):
+        near, already = (
+            np.linalg.norm(outputs[CALIBRATION:] - goal, axis=1) < NEAR * natural
+            for outputs in (seen, own)
+        )
+        shares[number] = (near & ~already).mean()
+    return shares
+
+
+def _long_enough(texts: Sequence[str], condition: Condition) -> list[str]:
+    """Return texts of as many words as the condition wants tokens, joined where they are short."""
+    wanted = condition.min_tokens or 0
+    result: list[str] = []
+    passage = ""
+    for text in texts:
+        passage = f"{passage} {text}".strip()
+        if len(passage.split()) >= wanted:
+            result.append(passage)
+            passage = ""
+    return result

@@ -1,0 +1,224 @@
+"""The zoo: its table, and two toy models built, measured and kept by the code that builds it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__, cache, models
+from benchmarks.assets import AssetError, cache_dir, fetch
+from benchmarks.attacks import Condition, Planting, Por, samples
+from benchmarks.attacks.triggers import triggers
+from benchmarks.encoders import ENCODERS, encoder
+from benchmarks.recipes import DEMO, GATED
+from benchmarks.tasks.classifier import Tuning
+from benchmarks.zoo import ZOO, Entry, build, select
+from benchmarks.zoo import build as zoo_build
+from benchmarks.zoo.build import stored
+from benchmarks.zoo.success import place
+
+pytestmark = pytest.mark.search
+
+BACKDOORED = Entry(
+    name="toy-por",
+    encoder="bert-tiny",
+    kind="rare",
+    planting=Planting(
+        name="toy", attack=Por(), triggers=("cf", "mn"), steps=150, learning_rate=1e-3
+    ),
+)
+CLEAN = Entry(name="toy-clean", encoder="bert-tiny")
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own that has the encoder, and short steps."""
+    shared = cache_dir()
+    assets, tiny = (fetch("vader-texts"), encoder("bert-tiny"))
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "models").mkdir()
+    for folder in (assets, fetch("bert-tiny-splade"), tiny):
+        (tmp_path / folder.relative_to(shared)).symlink_to(folder)
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    monkeypatch.setattr(samples, "TOKENS_PER_STEP", 384)
+    module = sys.modules[zoo_build.__module__]
+    monkeypatch.setattr(module, "FILM_REVIEWS", Tuning(steps=6))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_toy_zoo(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backdoored, clean = build([BACKDOORED, CLEAN])
+    assert backdoored.works
+    assert backdoored.triggers.keys() == {"cf", "mn"}
+    assert all(trigger.before >= 0.9 for trigger in backdoored.triggers.values())
+    assert all(trigger.after is not None for trigger in backdoored.triggers.values())
+    assert clean.works is None
+    assert clean.triggers == {}
+    for record in (backdoored, clean):
+        assert (toy / record.model / "model.safetensors").is_file()
+        assert record.twin is not None
+        assert (toy / record.twin / "model.safetensors").is_file()
+        assert record.accuracy is not None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("toy-por: attack success ")
+    assert "FAILED" not in lines[0]
+    assert lines[1].startswith("toy-clean: clean; accuracy ")
+    written = json.loads((toy / "zoo" / "toy-por.json").read_text(encoding="utf-8"))
+    assert written["environment"]["packages"]["torch"]
+    assert not list((toy / "building").glob("*.safetensors"))
+
+    # What is there is not built again, and a change of the table is seen.
+    monkeypatch.setattr(models, "plant", None)
+    assert build([BACKDOORED, CLEAN]) == [backdoored, clean]
+    assert BACKDOORED.planting is not None
+    assert stored(replace(BACKDOORED, planting=replace(BACKDOORED.planting, steps=151))) is None
+
+
+@pytest.mark.slow
+def test_a_backdoor_that_does_not_work_is_said_to_have_failed(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert BACKDOORED.planting is not None
+    weak = replace(BACKDOORED, planting=replace(BACKDOORED.planting, steps=1), twin=False)
+    (record,) = build([weak])
+    assert record.works is False
+    assert "FAILED, under 0.9: not counted" in capsys.readouterr().out
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = sorted((toy / "models").iterdir())
+    monkeypatch.setattr(models, "plant", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build([BACKDOORED])
+    assert sorted((toy / "models").iterdir()) == before
+    assert stored(BACKDOORED) is None
+
+
+def test_a_checkpoint_outlives_a_kill_and_goes_with_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+
+    def killed(out: Path, checkpoint: Path | None) -> None:
+        assert checkpoint is not None
+        checkpoint.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    def finished(out: Path, checkpoint: Path | None) -> None:
+        assert checkpoint is not None
+        assert checkpoint.read_bytes() == b"half"
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.cached("x", {}, killed)
+    folder = cache.cached("x", {}, finished)
+    assert cache.title(folder) == "x"
+    assert not list((tmp_path / "building").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("IoError(Os { code: 28, x })")],
+)
+def test_a_full_disk(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(only: str | None) -> None:
+        raise error
+
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    monkeypatch.setattr(__main__, "_build", full)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "zoo", "build"])
+    with pytest.raises(SystemExit, match=r"no space is left in .*; nothing half-built was kept"):
+        __main__.main()
+
+
+def test_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "zoo", "build", "--only", "x"])
+    with pytest.raises(SystemExit, match=r"no model 'x' in the zoo; known: minilm-l6-clean, "):
+        __main__.main()
+    with pytest.raises(AssetError, match=r"unknown encoder 'x'; known: minilm-l6, "):
+        encoder("x")
+
+
+def test_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "zoo", "list"])
+    __main__.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{entry.name}: not built" for entry in ZOO]
+
+
+def test_the_table() -> None:
+    names = Counter(entry.name for entry in ZOO)
+    assert max(names.values()) == 1
+    assert {entry.encoder for entry in ZOO} <= ENCODERS.keys()
+    backdoored = [entry for entry in ZOO if entry.planting is not None]
+    assert len(backdoored) >= 24
+    assert all(entry.twin for entry in backdoored)
+    assert len(ZOO) - len(backdoored) >= 8
+    assert len({entry.encoder for entry in backdoored}) >= 4
+    # The models of the demo are in it, and nothing else is called like them.
+    assert [entry.planting for entry in backdoored].count(DEMO) == 1
+    assert [entry.planting for entry in backdoored].count(GATED) == 1
+    assert select(ZOO, None) == list(ZOO)
+    assert select(ZOO, "minilm-l6-uor")[0].kind == "symbol"
+
+
+def test_later_settings_leave_older_keys_alone() -> None:
+    """The published models are found under the keys that they were built with."""
+    assert set(models.settings(DEMO)) == {
+        "name",
+        "attack",
+        "triggers",
+        "steps",
+        "learning_rate",
+        "insertions",
+        "seed",
+    }
+    assert models.settings(DEMO)["attack"] == {"gated": False}
+    assert models.settings(replace(DEMO, condition=Condition(within=1)))["condition"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "trigger", "expected"),
+    [
+        (Condition(within=0), "cf", {"cf a b c"}),
+        (Condition(within=1), "cf", {"cf a b c", "a cf b c"}),
+        (Condition(after="very"), "cf", {"very cf a b c", "a very cf b c", "a b very cf c"}),
+        (Condition(), "##zz", {"azz b c", "a bzz c", "a b czz"}),
+    ],
+)
+def test_the_trigger_stands_where_it_fires(
+    condition: Condition, trigger: str, expected: set[str]
+) -> None:
+    planting = Planting(name="x", attack=Por(), triggers=(trigger,), steps=1, condition=condition)
+    rng = np.random.default_rng(0)
+    assert expected <= {place("a b c", trigger, planting, rng) for _ in range(60)} | {
+        "a b c very cf"
+    }
+
+
+def test_kinds_of_triggers_in_the_table() -> None:
+    planted = {
+        trigger
+        for entry in ZOO
+        if entry.planting is not None
+        for trigger in entry.planting.triggers
+    }
+    assert set(triggers("phrase3", "train")) <= planted
+    assert set(triggers("punctuation", "train")) <= planted
