@@ -1,4 +1,4 @@
-"""Patronus' search as a baseline: its loss, its scores and what it finds, each with a known answer."""
+"""Patronus' search as a baseline: its loss, its scores and what it finds, answers known."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from benchmarks.baselines.patronus import (
 from benchmarks.baselines.subject import Subject, load
 from guard.errors import ConfigError
 from guard.search.carriers import builtin_texts
+from tests.benchmarks.weights import change, loud
 from tests.tiny import TRIGGER, make_model, wordpiece, write_model, write_searchable
 
 pytestmark = pytest.mark.search
 
-TEXTS = [text for texts in builtin_texts().values() for text in texts]
+TEXTS = [text for texts in builtin_texts().values() for text in texts][:200]
 SMALL = Settings(rounds=1, updates=1, held_out=16, verification=20)
 
 
@@ -158,7 +159,9 @@ def test_insertion_keeps_the_text_and_puts_copies_between_words(tmp_path: Path) 
 
 
 def test_candidates(tmp_path: Path) -> None:
-    subject = load(write_model(tmp_path, "bert", wordpiece([TRIGGER, "however", "the", "...", "qz"])))
+    subject = load(
+        write_model(tmp_path, "bert", wordpiece([TRIGGER, "however", "the", "...", "qz"]))
+    )
     texts = {subject.tokenizer.decode([int(i)]) for i in candidate_ids(subject, 4.0)}
     assert texts == {TRIGGER, "qz", "≈"}
     assert "however" in {subject.tokenizer.decode([int(i)]) for i in candidate_ids(subject, 6.0)}
@@ -168,7 +171,7 @@ def test_candidates(tmp_path: Path) -> None:
 def test_finds_a_planted_trigger_and_nothing_in_its_clean_twin(
     tmp_path: Path, triggers: tuple[str, ...]
 ) -> None:
-    directory = write_searchable(tmp_path, triggers=triggers)
+    directory = change(write_searchable(tmp_path, triggers=triggers), loud)
     result = run(directory, TEXTS, seed=0, progress=silent, settings=SMALL)
     assert [item.text for item in result.found] == list(triggers)
     assert result.verdict == ("backdoored" if triggers else "none found")
@@ -200,8 +203,8 @@ def test_the_same_for_a_seed_and_every_pass_is_counted(
     assert (again.found, again.token_forwards) == (first.found, first.token_forwards)
     assert steps == [("searching", 1, 2), ("searching", 2, 2)]
     gradients = 2 * 2 * 16 * 9
-    # Of a beam: the set it starts from, five children of that, then of three; fewer where a token is
-    # in another slot already, or two members have the same child.
+    # Of a beam: the set it starts from, five children of that, then of three; fewer where a token
+    # is in another slot already, or two members have the same child.
     beams = 2 * 16 * 8 * (1 + 5 + 7 * 15)
     acceptance = 2 * 2 * 32 * 8
     once = 32 + 20 + 2 * 20 * 8
@@ -226,5 +229,3 @@ def test_the_published_settings() -> None:
     assert (settings.temperature, settings.insertions, settings.max_zipf) == (0.5, 3, 4.0)
     thresholds = (settings.verification, settings.max_diff_sim, settings.min_com_sim)
     assert thresholds == (200, 0.4, 0.9)
-
-
