@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,15 @@ pytestmark = pytest.mark.search
 TEXTS = [text for texts in builtin_texts().values() for text in texts]
 # Few texts in small batches, and long steps.
 QUICK = lmsanitator.Settings(rounds=1, texts=320, batch=8, learning_rate=3e-3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On models this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def silent(step: str, done: int, total: int) -> None:
@@ -90,18 +100,18 @@ def test_lmsanitator_finds_nothing_in_an_encoder_that_no_token_takes_over(tmp_pa
 def test_lmsanitator_s_vectors_are_apart_and_the_same_for_a_seed(tmp_path: Path) -> None:
     directory = write_deaf_or_open(tmp_path, planted=True)
     settings = dataclasses.replace(QUICK, rounds=3, vectors=2)
-    first, again = (
-        lmsanitator.run(directory, TEXTS, seed=0, progress=silent, settings=settings)
-        for _ in range(2)
-    )
-    assert (first.targets, first.token_forwards) == (again.targets, again.token_forwards)
+    first = lmsanitator.run(directory, TEXTS, seed=0, progress=silent, settings=settings)
+    again = lmsanitator.run(directory, TEXTS, seed=0, progress=silent, settings=QUICK)
+    # Asked for one, the same search ends with the first.
+    assert again.targets == first.targets[:1]
     assert len(first.targets) == 2
     one, other = (np.array(target) * first.statistics["scaled_by"] for target in first.targets)
     assert np.square(one - other).mean() >= settings.min_distance
     # Only the clean outputs of the texts are not differentiated.
-    alone = sum(len(row) for row in rows(load(directory))[: settings.texts])
-    assert 0 < first.token_forwards - first.token_backwards <= sum(map(len, rows(load(directory))))
-    assert first.token_backwards > 2 * alone
+    tokens = sorted(len(row) for row in rows(load(directory)))
+    once = first.token_forwards - first.token_backwards
+    assert sum(tokens[: settings.texts]) <= once <= sum(tokens[-settings.texts :])
+    assert first.token_backwards > 2 * settings.epochs * once
 
 
 def test_a_prompt_with_numbers_out_of_range_is_not_ordinary(tmp_path: Path) -> None:

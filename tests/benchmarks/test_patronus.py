@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,15 @@ pytestmark = pytest.mark.search
 
 TEXTS = [text for texts in builtin_texts().values() for text in texts][:200]
 SMALL = Settings(rounds=1, updates=1, held_out=16, verification=20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On models this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def silent(step: str, done: int, total: int) -> None:
