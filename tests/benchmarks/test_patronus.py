@@ -151,6 +151,25 @@ def test_the_best_tokens_of_a_slot_are_those_with_the_highest_scores(tmp_path: P
         assert best[slot].tolist() == expected
 
 
+def test_the_beam_lowers_the_loss_and_no_token_is_searched_for_twice(tmp_path: Path) -> None:
+    directory = change(write_searchable(tmp_path, triggers=(TRIGGER,)), loud)
+    search = Search(load(directory), TEXTS, SMALL, seed=0)
+    trigger = search._subject.tokenizer.get_vocab()[TRIGGER]
+    slots = search.start()
+    assert len(set(slots)) == 8
+    # All slots are offered the trigger, and one may have it.
+    reached = search.beam(slots, np.array([[trigger, *slots[:4]]] * 8))
+    assert list(reached).count(trigger) == 1
+    assert len(set(reached)) == 8
+    assert set(reached) <= {trigger, *slots}
+    assert search.accepted_loss(reached) < search.accepted_loss(slots)
+
+    before = set(search._candidates)
+    (found,) = search.verify(reached)
+    assert found.token_ids == (trigger,)
+    assert set(search._candidates) == before - set(reached)
+
+
 def test_insertion_keeps_the_text_and_puts_copies_between_words(tmp_path: Path) -> None:
     search = Search(load(write_searchable(tmp_path)), TEXTS, SMALL, seed=0)
     words = search._subject.tokenizer.get_vocab()
