@@ -141,6 +141,15 @@ def test_a_prompt_is_put_between_words_and_near_the_start(tmp_path: Path) -> Non
     assert torch.equal(torch.cat([embedded[:at], embedded[at + 7 :]]), alone)
 
 
+def test_forced_outputs_are_in_the_order_of_the_texts(tmp_path: Path) -> None:
+    mine = Mine(load(write_searchable(tmp_path)), TEXTS, QUICK, seed=0)
+    prompt = torch.zeros(7, WIDTH)
+    together = mine._forced(prompt, list(range(12)))
+    alone = torch.cat([mine._forced(prompt, [i]) for i in range(12)])
+    assert together.numpy() == pytest.approx(alone.numpy(), abs=0.02)
+    assert (alone[:-1] - alone[1:]).abs().max(dim=1).values.min() > 0.05
+
+
 def test_head_features_have_one_sign_in_nearly_all_texts() -> None:
     outputs = np.ones((20, 5), dtype=np.float32)
     outputs[:, 1] = -1
