@@ -34,7 +34,7 @@ from transformers import (
 from guard.search.carriers import builtin_texts
 
 WIDTH = 32
-POSITIONS = 128
+POSITIONS = 64
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")

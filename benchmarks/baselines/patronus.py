@@ -342,12 +342,14 @@ def hotflip(gradients: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def candidate_ids(subject: Subject, max_zipf: float) -> Ids:
-    """Return the ids that the search may use: rare tokens that start a word."""
+    """Return the ids that the search may use: rare tokens that start a word, no special ones."""
+    special = set(subject.tokenizer.all_special_ids)
     return np.array(
         [
             unit.ids[0]
             for unit in vocabulary(subject.tokenizer).units
             if unit.kind != "piece"
+            and int(unit.ids[0]) not in special
             and not (unit.text.isascii() and (unit.kind == "symbol" or len(unit.text) == 1))
             and zipf_frequency(unit.text, "en") < max_zipf
         ],

@@ -55,7 +55,7 @@ SCAN_SHARE = 0.01
 SIFT_LENGTHS = (10, 24)
 SIFT_SHARE = 0.15
 # Every kind has a carrier of each of these lengths for the verdict.
-VERDICT_LENGTHS = (10, 16, 26, 48)
+VERDICT_LENGTHS = (10, 16, 26, 40)
 VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
 REFERENCE_UNITS = 120
 # Who plants very many triggers hides some behind the others: only so many suspects are judged.
