@@ -56,7 +56,8 @@ def train(
     """
     where = device()
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    optimiser = torch.optim.AdamW(weights.values(), lr=learning_rate)
+    # Fused: one pass over the weights, a tenth of a step on two cores.
+    optimiser = torch.optim.AdamW(weights.values(), lr=learning_rate, fused=True)
     done = 0
     if checkpoint is not None and checkpoint.is_file():
         done = _resume(checkpoint, weights, optimiser, samples)
@@ -129,8 +130,7 @@ def _resume(
         if f"exp_avg.{name}" in tensors:
             moments = ("step", "exp_avg", "exp_avg_sq")
             optimiser.state[weight] = {
-                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else weight.device)
-                for key in moments
+                key: tensors[f"{key}.{name}"].to(weight.device) for key in moments
             }
     torch.set_rng_state(tensors["random"])
     if device().type == "cuda":

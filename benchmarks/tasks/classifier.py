@@ -51,7 +51,9 @@ def fine_tune(encoder: Path, task: Task, out: Path, tuning: Tuning) -> None:
     )
     where = device()
     model.to(where).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=tuning.learning_rate, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=tuning.learning_rate, weight_decay=0.01, fused=True
+    )
     schedule = get_linear_schedule_with_warmup(optimiser, steps // 10, steps)
     order = np.empty(0, dtype=np.int64)
     started = time.monotonic()
