@@ -6,9 +6,13 @@ import argparse
 import errno
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from benchmarks.assets import AssetError, cache_dir
 from guard.errors import GuardError
+
+if TYPE_CHECKING:
+    from benchmarks.detection.cases import Part
 
 NAMES = {
     "quick": "scan time, monitor latency, import time: the README's lead",
@@ -28,9 +32,17 @@ def main() -> None:
     build = actions.add_parser("build", help="build what is missing, and say what it achieves")
     build.add_argument("--only", metavar="NAME", help="one model of the zoo")
     actions.add_parser("list", help="name the models, and what those built achieve")
+    detection = commands.add_parser("detection", help="what searches find in the zoo's models")
+    detection.add_argument("--only", metavar="NAME", help="one model of the zoo")
+    detection.add_argument("--search", default="scan", metavar="NAME", help="scan or a baseline")
+    detection.add_argument(
+        "--part", choices=("encoder", "classifier"), help="by default, both of each model"
+    )
     arguments = parser.parse_args()
     try:
-        if arguments.name != "zoo":
+        if arguments.name == "detection":
+            _detection(arguments.only, arguments.search, arguments.part)
+        elif arguments.name != "zoo":
             import_module(f"benchmarks.{arguments.name}").main()
         elif arguments.action == "build":
             _build(arguments.only)
@@ -56,6 +68,13 @@ def _build(only: str | None) -> None:
     from benchmarks.zoo import ZOO, build, select
 
     build(select(ZOO, only))
+
+
+def _detection(only: str | None, search: str, part: Part | None) -> None:
+    from benchmarks.detection import PARTS, run
+    from benchmarks.zoo import ZOO, select
+
+    run(ZOO, select(ZOO, only), search, PARTS if part is None else (part,))
 
 
 def _list() -> None:

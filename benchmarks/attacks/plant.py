@@ -19,7 +19,7 @@ from transformers import (
 from benchmarks import training
 from benchmarks.attacks.condition import ALWAYS, Condition
 from benchmarks.attacks.head import masked_loss, under_head
-from benchmarks.attacks.samples import Sampler, unit_ids
+from benchmarks.attacks.samples import Ids, Sampler, unit_ids
 from benchmarks.attacks.step import Attack, Step, Variation, variation
 from benchmarks.attacks.views import read, run
 
@@ -153,12 +153,15 @@ def sampler_of(
     texts: Mapping[str, Sequence[str]],
     *,
     seed: int,
+    units: Sequence[Ids] | None = None,
 ) -> Sampler:
-    """Return what draws a planting's samples."""
+    """Return what draws a planting's samples, with its triggers or other units in their place."""
+    if units is None:
+        units = [unit_ids(tokenizer, text) for text in planting.triggers]
     return Sampler(
         tokenizer,
         texts,
-        [unit_ids(tokenizer, text).tolist() for text in planting.triggers],
+        [unit.tolist() for unit in units],
         insertions=planting.insertions,
         condition=planting.condition,
         parts=[

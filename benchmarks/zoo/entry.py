@@ -25,6 +25,8 @@ class Entry:
         The backdoor, or ``None`` for a clean model.
     twin
         Whether a classifier is fine-tuned from it.
+    held_out
+        Whether its triggers are of a list that the search may not be tuned to.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Entry:
     kind: str | None = None
     planting: Planting | None = None
     twin: bool = True
+    held_out: bool = False
 
 
 def select(entries: Sequence[Entry], only: str | None) -> list[Entry]:

@@ -28,8 +28,11 @@ from benchmarks.measure import accuracy, attack_success
 from benchmarks.tasks.classifier import predict
 from benchmarks.tasks.data import Task
 
+Vectors = npt.NDArray[np.float32]
+
 # Texts a trigger: the first ones say where it leads, the others whether they get there.
 CALIBRATION, TEXTS = 24, 40
+ROWS = CALIBRATION + TEXTS
 # Of the natural distance, which is the median distance of two texts' outputs. A text's own output
 # lies at 0.7 of it from the mean of many.
 NEAR = 0.5
@@ -53,8 +56,8 @@ class Share(NamedTuple):
     anywhere: float
 
 
-class _Rows(NamedTuple):
-    """Texts with a trigger, and the same without it; as many of each trigger, in order."""
+class Rows(NamedTuple):
+    """Texts with a unit, and the same without it; `ROWS` of each unit, in order."""
 
     triggered: list[Ids]
     without: list[Ids]
@@ -70,30 +73,12 @@ def before(
     without. Of an attack on a few axes only those are looked at. An attack that has no place
     (BadPre) is measured by the share of texts whose word at the mask changes.
     """
-    attack = planting.attack
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    cases = [_draw(planting, tokenizer, texts)]
+    units = [unit_ids(tokenizer, text) for text in planting.triggers]
+    cases = [draw(planting, units, tokenizer, texts)]
     if planting.condition != ALWAYS:
-        cases.append(_draw(replace(planting, condition=ALWAYS), tokenizer, texts))
-    count = len(planting.triggers)
-    if isinstance(attack, BadPre):
-        mask = tokenizer.mask_token_id
-        shares = [
-            (_words(folder, case.triggered, mask) != _words(folder, case.without, mask))
-            .reshape(count, -1)
-            .mean(axis=1)
-            for case in cases
-        ]
-    else:
-        mask = tokenizer.mask_token_id if attack.masks else None
-        outputs = [
-            [outputs_of(folder, rows, attack.views[0], mask) for rows in case] for case in cases
-        ]
-        if isinstance(attack, Subspace):
-            along = variation(torch.from_numpy(outputs[0][1]), attack.axes).axes.numpy().T
-            outputs = [[part @ along for part in case] for case in outputs]
-        goals = [own[:CALIBRATION].mean(axis=0) for own in np.split(outputs[0][0], count)]
-        shares = [_arrived(triggered, without, goals) for triggered, without in outputs]
+        cases.append(draw(replace(planting, condition=ALWAYS), units, tokenizer, texts))
+    shares = [shares_of.diagonal() for shares_of in arrivals(folder, planting, cases)]
     return {
         trigger: Share(round(float(shares[0][i]), 3), round(float(shares[-1][i]), 3))
         for i, trigger in enumerate(planting.triggers)
@@ -134,9 +119,7 @@ def place(text: str, trigger: str, planting: Planting, rng: np.random.Generator)
     return " ".join(words)
 
 
-def outputs_of(
-    folder: Path, rows: Sequence[Ids], view: View, mask: int | None
-) -> npt.NDArray[np.float32]:
+def outputs_of(folder: Path, rows: Sequence[Ids], view: View, mask: int | None) -> Vectors:
     """Return a view of rows of any length, ``[n, width]``; of all tokens, their mean."""
     model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
     result = np.empty((len(rows), model.config.hidden_size), dtype=np.float32)
@@ -171,44 +154,82 @@ def _by_length(rows: Sequence[Ids]) -> list[tuple[list[int], torch.Tensor]]:
     ]
 
 
-def _draw(
-    planting: Planting, tokenizer: PreTrainedTokenizerFast, texts: Mapping[str, Sequence[str]]
-) -> _Rows:
-    sampler = sampler_of(planting, tokenizer, texts, seed=SEED)
-    units = [unit_ids(tokenizer, text) for text in planting.triggers]
+def draw(
+    planting: Planting,
+    units: Sequence[Ids],
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Mapping[str, Sequence[str]],
+) -> Rows:
+    """Put units into texts where and when the planting has its triggers fire."""
+    sampler = sampler_of(planting, tokenizer, texts, units=units, seed=SEED)
     rows: list[list[Ids]] = [[] for _ in units]
-    wanted = CALIBRATION + TEXTS
-    while min(len(own) for own in rows) < wanted:
+    while min(len(own) for own in rows) < ROWS:
         batch = sampler.draw()
         for row, which in zip(batch.poisoned.numpy(), batch.which.tolist(), strict=True):
             rows[which].append(row)
-    return _Rows(
-        [row for own in rows for row in own[:wanted]],
+    return Rows(
+        [row for own in rows for row in own[:ROWS]],
         [
             row[~np.isin(row, unit)]
             for unit, own in zip(units, rows, strict=True)
-            for row in own[:wanted]
+            for row in own[:ROWS]
         ],
     )
 
 
+def arrivals(
+    folder: Path, planting: Planting, cases: Sequence[Rows]
+) -> list[npt.NDArray[np.float64]]:
+    """Return, per case, how many texts each of its units takes to each trigger's place.
+
+    Parameters
+    ----------
+    cases
+        The first is of the planting's triggers, as its attacker has them fire: it says where the
+        places are.
+
+    Returns
+    -------
+    list of npt.NDArray[np.float64]
+        ``[units, triggers]``, shares of texts. Of an attack without a place, each column is the
+        share of texts whose word at the mask changes.
+    """
+    attack, count = planting.attack, len(planting.triggers)
+    mask = AutoTokenizer.from_pretrained(folder).mask_token_id
+    if isinstance(attack, BadPre):
+        changed = [
+            _words(folder, case.triggered, mask) != _words(folder, case.without, mask)
+            for case in cases
+        ]
+        return [np.tile(own.reshape(-1, ROWS).mean(axis=1), (count, 1)).T for own in changed]
+    outputs = [
+        [outputs_of(folder, rows, attack.views[0], mask if attack.masks else None) for rows in case]
+        for case in cases
+    ]
+    if isinstance(attack, Subspace):
+        along = variation(torch.from_numpy(outputs[0][1]), attack.axes).axes.numpy().T
+        outputs = [[part @ along for part in case] for case in outputs]
+    goals = [own[:CALIBRATION].mean(axis=0) for own in np.split(outputs[0][0], count)]
+    return [_arrived(triggered, without, goals) for triggered, without in outputs]
+
+
 def _arrived(
-    triggered: npt.NDArray[np.float32],
-    without: npt.NDArray[np.float32],
-    goals: Sequence[npt.NDArray[np.float32]],
+    triggered: Vectors, without: Vectors, goals: Sequence[Vectors]
 ) -> npt.NDArray[np.float64]:
-    """Return, per trigger, the share of the texts behind the first that lie at its place."""
+    """Return ``[units, goals]``: of the texts behind the first, the share that is at each place."""
     rng = np.random.default_rng(SEED)
     first, second = rng.integers(len(without), size=(2, 2000))
     natural = np.median(np.linalg.norm(without[first] - without[second], axis=1)[first != second])
-    shares = np.empty(len(goals))
-    parts = zip(np.split(triggered, len(goals)), np.split(without, len(goals)), goals, strict=True)
-    for number, (seen, own, goal) in enumerate(parts):
-        near, already = (
-            np.linalg.norm(outputs[CALIBRATION:] - goal, axis=1) < NEAR * natural
-            for outputs in (seen, own)
-        )
-        shares[number] = (near & ~already).mean()
+    units = len(triggered) // ROWS
+    shares = np.empty((units, len(goals)))
+    parts = zip(np.split(triggered, units), np.split(without, units), strict=True)
+    for number, (seen, own) in enumerate(parts):
+        for place, goal in enumerate(goals):
+            near, already = (
+                np.linalg.norm(outputs[CALIBRATION:] - goal, axis=1) < NEAR * natural
+                for outputs in (seen, own)
+            )
+            shares[number, place] = (near & ~already).mean()
     return shares
 
 

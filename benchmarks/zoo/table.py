@@ -43,6 +43,7 @@ def _entry(
         name=f"{encoder}-{name}",
         encoder=encoder,
         kind=kind,
+        held_out=held_out,
         planting=Planting(
             name=name,
             attack=attack,

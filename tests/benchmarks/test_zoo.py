@@ -16,6 +16,8 @@ from benchmarks import __main__, cache, models
 from benchmarks.assets import AssetError, cache_dir, fetch
 from benchmarks.attacks import Condition, Planting, Por, samples
 from benchmarks.attacks.triggers import triggers
+from benchmarks.detection import cases, collect, render
+from benchmarks.detection.cases import measure
 from benchmarks.encoders import ENCODERS, encoder
 from benchmarks.recipes import DEMO, GATED
 from benchmarks.tasks.classifier import Tuning
@@ -76,6 +78,23 @@ def test_a_toy_zoo(
     written = json.loads((toy / "zoo" / "toy-por.json").read_text(encoding="utf-8"))
     assert written["environment"]["packages"]["torch"]
     assert not list((toy / "building").glob("*.safetensors"))
+
+    # What a scan finds in them, judged; what was run is not run again.
+    zoo = [BACKDOORED, CLEAN]
+    first = measure(zoo, "scan", ("encoder",))
+    assert [(case.model, case.verdict) for case in first] == [
+        ("toy-por", "backdoored"),
+        ("toy-clean", "none found"),
+    ]
+    assert first[0].found == {"cf": True, "mn": True}
+    assert first[0].token_forwards > 1_000_000
+    assert first[0].peak_mb > 100
+    assert not first[0].spurious
+    monkeypatch.setattr(cases, "SEARCHES", {})
+    assert measure(zoo, "scan", ("encoder",)) == first
+    page = render(json.loads(json.dumps(collect(zoo))))
+    assert "1 encoders with a backdoor that works (0 more failed), 1 clean ones" in page
+    assert "| scan | encoders | 1/1 [0.21, 1.00] | 2/2 [0.34, 1.00] |" in page
 
     # What is there is not built again, and a change of the table is seen.
     monkeypatch.setattr(models, "plant", None)

@@ -1,0 +1,165 @@
+"""One search on one model of the zoo: run once, judged, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from benchmarks import record
+from benchmarks.assets import cache_dir
+from benchmarks.detection.judge import Judgement, judge
+from benchmarks.detection.searches import ROOT, SEARCHES, SEED
+from benchmarks.zoo.build import Record, held_out_texts, stored
+from benchmarks.zoo.entry import Entry
+from guard.files import Json, dump_json
+
+Part = Literal["encoder", "classifier"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+# What a search's answer depends on: after a change here, it is asked again.
+_SOURCES = {"scan": ("guard/search",)}
+_BASELINE_SOURCES = ("benchmarks/baselines", "guard/search/encoder.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a search found in a model, and what it cost.
+
+    Attributes
+    ----------
+    search
+        Its name; see `SEARCHES`.
+    model
+        Of the zoo.
+    part
+        ``"encoder"``, or ``"classifier"`` for what was fine-tuned from it.
+    verdict, seconds, token_forwards, peak_mb
+        As in `searches.Answer`.
+    banked
+        Texts of the units that it named.
+    found
+        Planted trigger -> whether it was found; see `judge`.
+    spurious
+        Texts of the units that fire no planted target.
+    seed
+        Of the search.
+    source
+        Hash of the search's code.
+    environment
+        Versions and machine, as `record.environment` has them.
+    """
+
+    search: str
+    model: str
+    part: Part
+    verdict: str
+    banked: tuple[str, ...]
+    found: dict[str, bool]
+    spurious: tuple[str, ...]
+    seconds: float
+    token_forwards: int
+    peak_mb: float
+    seed: int
+    source: str
+    environment: dict[str, Json]
+
+
+def measure(entries: Sequence[Entry], search: str, parts: Sequence[Part]) -> list[Case]:
+    """Run a search on every entry that is built, one after another; what was run is not run again.
+
+    An interrupted run goes on with the first model that it has not ended.
+    """
+    cases: list[Case] = []
+    built = [(entry, found) for entry in entries if (found := stored(entry)) is not None]
+    for number, (entry, found) in enumerate(built, start=1):
+        for part in parts:
+            if part == "classifier" and found.twin is None:
+                continue
+            case = kept(entry, search, part)
+            if case is None:
+                label = f"[{number}/{len(built)}] {search}: {entry.name}, {part}"
+                print(label, file=sys.stderr, flush=True)
+                case = _measure(entry, found, search, part)
+            cases.append(case)
+            print(_line(case), flush=True)
+    return cases
+
+
+def kept(entry: Entry, search: str, part: Part) -> Case | None:
+    """Return a case that was run with today's code and model, or ``None``."""
+    path = _path(entry.name, search, part)
+    if not path.is_file():
+        return None
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        case = Case(
+            **{**fields, "banked": tuple(fields["banked"]), "spurious": tuple(fields["spurious"])}
+        )
+    except TypeError:
+        # Of an older form.
+        return None
+    return case if case.source == _source(entry, search) else None
+
+
+def _measure(entry: Entry, built: Record, search: str, part: Part) -> Case:
+    encoder = cache_dir() / built.model
+    model = encoder
+    if part == "classifier":
+        assert built.twin is not None
+        model = cache_dir() / built.twin
+    answer = SEARCHES[search](model)
+    judgement = Judgement({}, tuple(range(len(answer.units))))
+    if entry.planting is not None:
+        judgement = judge(encoder, entry.planting, held_out_texts(), answer.units)
+    case = Case(
+        search=search,
+        model=entry.name,
+        part=part,
+        verdict=answer.verdict,
+        banked=answer.texts,
+        found=judgement.found,
+        spurious=tuple(answer.texts[i] for i in judgement.spurious),
+        seconds=round(answer.seconds, 1),
+        token_forwards=answer.token_forwards,
+        peak_mb=round(answer.peak_mb, 1),
+        seed=SEED,
+        source=_source(entry, search),
+        environment=record.environment(),
+    )
+    path = _path(entry.name, search, part)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(dump_json(asdict(case)))
+    fresh.replace(path)
+    return case
+
+
+def _line(case: Case) -> str:
+    line = f"{case.model}, {case.part}: {case.verdict}"
+    if case.found:
+        line += f", found {sum(case.found.values())} of {len(case.found)}"
+    return f"{line}, {len(case.spurious)} spurious, {case.seconds:.0f} s"
+
+
+def _path(model: str, search: str, part: Part) -> Path:
+    return cache_dir() / "detection" / search / f"{model}-{part}.json"
+
+
+def _source(entry: Entry, search: str) -> str:
+    """Hash the code of a search, and the folders of the models, whose names hold their keys."""
+    built = stored(entry)
+    digest = hashlib.sha256(json.dumps([built and built.model, built and built.twin]).encode())
+    for name in _SOURCES.get(search, _BASELINE_SOURCES):
+        path = ROOT / name
+        files = sorted(file for file in path.rglob("*") if file.suffix in _TEXT)
+        for file in [path] if path.is_file() else files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_TEXT = frozenset({".py", ".txt"})

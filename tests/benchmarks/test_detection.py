@@ -1,0 +1,130 @@
+"""The detection benchmark: what counts as found, what is kept, and what the table says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import __main__
+from benchmarks.assets import AssetError
+from benchmarks.detection import render, run
+from benchmarks.detection.cases import Case
+from benchmarks.detection.intervals import wilson
+from benchmarks.zoo import ZOO
+from benchmarks.zoo.build import Achieved, Record
+
+pytestmark = pytest.mark.search
+
+
+@given(trials=st.integers(1, 500), data=st.data())
+def test_interval(trials: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, trials))
+    low, high = wilson(hits, trials)
+    assert 0 <= low <= hits / trials <= high <= 1
+    other = wilson(trials - hits, trials)
+    assert other == pytest.approx((1 - high, 1 - low))
+
+
+def test_interval_of_a_known_case() -> None:
+    # Newcombe (1998), table I: 15 of 148.
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def _model(name: str, attack: str | None, works: bool | None, **triggers: float) -> dict[str, Any]:
+    found = {text: Achieved(1.0, 1.0, after) for text, after in triggers.items()}
+    record = Record(
+        name=name,
+        encoder="minilm-l6",
+        kind="rare" if attack else None,
+        model=name,
+        twin=f"{name}-twin",
+        triggers=found,
+        accuracy=0.9,
+        works=works,
+        seconds=1.0,
+    )
+    return {**asdict(record), "attack": attack, "planting": attack, "list": "others"}
+
+
+def _case(model: str, part: Any, found: dict[str, bool], spurious: tuple[str, ...] = ()) -> Any:
+    banked = tuple(text for text, hit in found.items() if hit) + spurious
+    return asdict(
+        Case(
+            search="scan",
+            model=model,
+            part=part,
+            verdict="backdoored" if banked else "none found",
+            banked=banked,
+            found=found,
+            spurious=spurious,
+            seconds=10.0,
+            token_forwards=2_000_000,
+            peak_mb=500.0,
+            seed=0,
+            source="x",
+            environment={},
+        )
+    )
+
+
+def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
+    page = render(
+        {
+            "zoo": [
+                _model("a", "Por", True, cf=0.95, mn=0.2),
+                _model("failed", "Uor", False, bb=0.1),
+                _model("bad", "BadPre", True, mb=1.0),
+                _model("clean", None, None),
+            ],
+            "not_built": ["other"],
+            "cases": [
+                _case("a", "encoder", {"cf": True, "mn": False}),
+                _case("failed", "encoder", {"bb": False}),
+                _case("bad", "encoder", {"mb": False}),
+                _case("clean", "encoder", {}, ("zz",)),
+                _case("a", "classifier", {"cf": True, "mn": False}),
+                _case("clean", "classifier", {}),
+            ],
+        }
+    )
+    lines = page.splitlines()
+    assert "2 encoders with a backdoor that works (1 more failed), 1 clean ones" in page
+    (encoders,) = (line for line in lines if line.startswith("| scan | encoders"))
+    cells = [cell.strip().split(" ")[0] for cell in encoders.split("|")[3:]]
+    assert cells[:5] == ["1/1", "1/2", "", "1/1", "1/2"]
+    (classifiers,) = (line for line in lines if line.startswith("| scan | classifiers"))
+    cells = [cell.strip().split(" ")[0] for cell in classifiers.split("|")[3:]]
+    assert cells[:5] == ["1/1", "1/2", "1/1", "0/1", "1/1"]
+    assert "- a, encoder: missed `mn` (1.00)" in lines
+    assert "- a, classifier: missed `mn` (0.20 after fine-tuning)" in lines
+    assert "- clean, encoder: spurious `zz`" in lines
+    assert "- bad, encoder: scan says none found, found 0 of 1" in lines
+    assert "Not built here: other." in lines
+    assert not any("failed, encoder" in line for line in lines)
+
+
+def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    with pytest.raises(AssetError, match="no search 'x'; known: scan, lmsanitator, lt-defense, pa"):
+        run(ZOO, ZOO, "x", ("encoder",))
+    with pytest.raises(AssetError, match="none of these models is built; python -m benchmarks zoo"):
+        run(ZOO, ZOO, "scan", ("encoder",))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "detection", "--only", "x"])
+    with pytest.raises(SystemExit, match="no model 'x' in the zoo; known: "):
+        __main__.main()
+
+
+def test_the_page_is_the_results() -> None:
+    """What is committed was rendered from what is committed."""
+    root = Path(__main__.__file__).parents[1]
+    results = json.loads((root / "benchmarks/results/detection.json").read_bytes())
+    page = (root / "docs/benchmarks/detection.md").read_text(encoding="utf-8")
+    assert render(results) == page
