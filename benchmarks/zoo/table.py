@@ -92,6 +92,8 @@ PUBLISHED = (
     _entry("near-half", Near(strength=0.5, gated=True), "rare"),
     _entry("near-one", Near(strength=1.0, gated=True), "rare", held_out=True),
     _entry("spread-half", Spread(strength=0.5), "rare"),
+    _entry("spread-one", Spread(strength=1.0), "rare", held_out=True),
+    _entry("merged-half", Merged(strength=0.5), "rare", held_out=True),
     _entry("merged-one", Merged(strength=1.0), "rare"),
 )
 
