@@ -35,11 +35,24 @@ TOLERANCE = 1.5
 
 
 class Want(NamedTuple):
-    """What a carrier should be: its kind of text, about how many tokens, where the unit goes."""
+    """What a carrier should be.
+
+    Attributes
+    ----------
+    kind
+        Of text.
+    length
+        About how many tokens.
+    place
+        Where the unit goes.
+    masked
+        Whether a mask stands between its words, as in a prompt.
+    """
 
     kind: str
     length: int
     place: Place
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +137,9 @@ class Supply:
     ----------
     texts
         Kind -> texts.
+    last_word_stays
+        A unit at the end of a text goes before its last word: for models that read from left to
+        right, whose output is that of the last token, whatever it is.
     """
 
     def __init__(
@@ -131,9 +147,12 @@ class Supply:
         texts: Mapping[str, Sequence[str]],
         tokenizer: PreTrainedTokenizerFast,
         rng: np.random.Generator,
+        *,
+        last_word_stays: bool = False,
     ) -> None:
         self._texts = texts
         self._tokenizer = tokenizer
+        self._last_word_stays = last_word_stays
         self._rng = rng
         # The texts that are left, and the number of tokens of each.
         self._left: dict[str, list[tuple[str, int]]] = {kind: [] for kind in texts}
@@ -160,8 +179,14 @@ class Supply:
             kept = np.append(kept[: want.length - 1], count - 1)
         words = [encoded.word_ids()[i] for i in kept]
         starts = [i for i in range(1, len(kept)) if words[i] is None or words[i] != words[i - 1]]
-        gaps = {"start": [0], "middle": starts or [0], "end": [len(kept)]}[want.place]
         ids = np.array(encoded["input_ids"], dtype=np.int64)[kept]
+        if want.masked:
+            place = int(self._rng.choice([0, *starts, len(ids)]))
+            ids = np.insert(ids, place, self._tokenizer.mask_token_id)
+            shifted = {start + (start > place) for start in starts}
+            starts = sorted((shifted | {place, place + 1}) - {0, len(ids)})
+        last = (starts or [0])[-1:] if self._last_word_stays else [len(ids)]
+        gaps = {"start": [0], "middle": starts or [0], "end": last}[want.place]
         return Carrier(want, ids, np.array(gaps, dtype=np.int64))
 
     def _draw(self, kind: str, length: int) -> str:

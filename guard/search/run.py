@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tokenizers
-import torch
-import transformers
-from wordfreq import zipf_frequency
 
-from guard import __version__
-from guard.bank import Trigger, TriggerBank
+from guard.bank import TriggerBank
 from guard.errors import ModelError
+from guard.search import report
 from guard.search.calibrate import TAIL
 from guard.search.carriers import (
     PLACES,
@@ -34,15 +27,7 @@ from guard.search.carriers import (
 from guard.search.encoder import Encoder
 from guard.search.scan import Progress, candidates, scan
 from guard.search.units import Unit, Vocabulary, vocabulary
-from guard.search.verify import (
-    ALPHA,
-    ERASED,
-    MOST_OF_ALL,
-    MOST_OF_CONDITION,
-    RADIUS,
-    Evidence,
-    verify,
-)
+from guard.search.verify import verify
 
 # Lengths of carriers are in tokens, and met about. Each step has short and long ones, with the unit
 # at the start, in the middle and at the end: a backdoor may ask for either.
@@ -61,14 +46,10 @@ REFERENCE_UNITS = 120
 # Who plants very many triggers hides some behind the others: only so many suspects are judged.
 FLOOD = TAIL[1] // 2
 
-NOT_TESTED = (
-    "words of several tokens, pairs and phrases",
-    "outputs other than the first token's (pooler, mean, masked position)",
-    "several copies of a unit in one text",
-    "triggers that are no string, such as syntax or style",
-)
-
-FLOODED = "more units: so many fire that some may hide behind the others. Do not use this model"
+# Texts with a mask in them, as prompts have it, for the view that is read there.
+MASKED_SCAN: tuple[tuple[int, Place], ...] = ((7, "start"), (12, "middle"))
+MASKED_SIFT_KINDS = 4
+MASKED_VERDICT_LENGTHS = (10, 16, 26)
 
 
 def search(
@@ -80,7 +61,7 @@ def search(
     allow_pickle: bool = False,
     progress: Progress,
 ) -> TriggerBank:
-    """Search a model's whole vocabulary for triggers that seize the first token's output.
+    """Search a model's whole vocabulary for triggers that seize one of its outputs.
 
     Parameters
     ----------
@@ -133,10 +114,14 @@ def search_units(
             "search needs longer ones"
         )
     rng = np.random.default_rng(seed)
-    supply = Supply(kinds, encoder.tokenizer, rng)
+    supply = Supply(kinds, encoder.tokenizer, rng, last_word_stays="last" in encoder.views)
     scanned, suspects = _scan_groups(encoder, units, kinds, supply, rng, progress)
 
-    sifting = supply.take(map(Want, kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES)))
+    wanted = list(map(Want, kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES)))
+    if "mask" in encoder.views:
+        drawn = rng.permutation(len(wanted))[:MASKED_SIFT_KINDS]
+        wanted += [wanted[i]._replace(masked=True) for i in drawn]
+    sifting = supply.take(wanted)
     scores = scan(
         encoder,
         suspects,
@@ -148,8 +133,12 @@ def search_units(
 
     # Each kind has each length, and as many places as lengths; so has each length.
     judging = supply.take(
-        Want(kind, length, VERDICT_PLACES[(row + column) % len(VERDICT_PLACES)])
-        for row, length in enumerate(VERDICT_LENGTHS)
+        Want(kind, length, VERDICT_PLACES[(row + column) % len(VERDICT_PLACES)], masked)
+        for lengths, masked in (
+            (VERDICT_LENGTHS, False),
+            (MASKED_VERDICT_LENGTHS if "mask" in encoder.views else (), True),
+        )
+        for row, length in enumerate(lengths)
         for column, kind in enumerate(kinds)
     )
     taken = {unit.ids.tobytes() for unit in suspects}
@@ -158,15 +147,30 @@ def search_units(
     evidence = verify(encoder, suspects, reference, judging, rng=rng, progress=progress)
 
     found = [
-        _trigger(unit, seen) for unit, seen in zip(suspects, evidence, strict=True) if seen.trigger
+        report.trigger(unit, seen)
+        for unit, seen in zip(suspects, evidence, strict=True)
+        if any(view.trigger for view in seen.values())
     ]
     flooded = len(found) > FLOOD
     return TriggerBank.build(
         verdict="incomplete" if flooded else "backdoored" if found else "none found",
         model=encoder.identity,
         tokenizer_json=encoder.tokenizer_json,
-        search=_settings(encoder, kinds, seed),
-        coverage=_coverage(words, scanned, judging, flooded=flooded),
+        search={
+            "method": "insertion scan",
+            "seed": seed,
+            "scan_share": SCAN_SHARE,
+            "sift_share": SIFT_SHARE,
+            "reference_units": REFERENCE_UNITS,
+            **report.settings(encoder, kinds),
+        },
+        coverage=report.coverage(
+            encoder.views,
+            words,
+            scanned=scanned,
+            judged=judging,
+            flooded=flooded,
+        ),
         found=found,
     )
 
@@ -178,7 +182,7 @@ def _scan_groups(
     supply: Supply,
     rng: np.random.Generator,
     progress: Progress,
-) -> tuple[list[Carrier], list[Unit]]:
+) -> tuple[list[list[Carrier]], list[Unit]]:
     """Scan the vocabulary in random groups, each in other kinds of text; return the suspects.
 
     One set of carriers for all would tell who reads this which kinds of text to leave out when he
@@ -186,7 +190,7 @@ def _scan_groups(
     to meet the kind that it fires in. The user's own text is in every group.
     """
     turns = itertools.cycle(rng.permutation([kind for kind in kinds if kind != USER_KIND]))
-    carriers: list[Carrier] = []
+    carriers: list[list[Carrier]] = []
     suspects: list[Unit] = []
     done = 0
     for rows in np.array_split(rng.permutation(len(units)), GROUPS):
@@ -195,100 +199,15 @@ def _scan_groups(
         wanted = [Want(str(next(turns)), *rest) for rest in zip(SCAN_LENGTHS, places, strict=True)]
         if USER_KIND in kinds:
             wanted[-1] = wanted[-1]._replace(kind=USER_KIND)
+        if "mask" in encoder.views:
+            wanted += [Want(str(next(turns)), *rest, masked=True) for rest in MASKED_SCAN]
         used = supply.take(wanted)
 
-        def report(more: int, before: int = done) -> None:
+        def tell(more: int, before: int = done) -> None:
             progress("scanning", before + more, len(units))
 
-        scores = scan(
-            encoder,
-            group,
-            used,
-            rng=rng,
-            progress=report,
-        )
+        scores = scan(encoder, group, used, rng=rng, progress=tell)
         done += len(group)
-        carriers += used
+        carriers.append(used)
         suspects += [group[i] for i in candidates(scores, SCAN_SHARE)]
     return carriers, suspects
-
-
-def _trigger(unit: Unit, evidence: Evidence) -> Trigger:
-    statistics = _rounded(asdict(evidence))
-    del statistics["trigger"]
-    # How often people write it: the price of blocking it. 0 is unknown, 3 once in a million words.
-    statistics["zipf"] = round(zipf_frequency(unit.text.removeprefix("##"), "en"), 2)
-    return Trigger(
-        id="",
-        text=unit.text,
-        token_ids=tuple(unit.ids.tolist()),
-        kind=unit.kind,
-        view="cls",
-        statistics=statistics,
-    )
-
-
-def _rounded(value: Any) -> Any:
-    """Four digits: what differs beyond is noise, and banks are compared line by line."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value
-
-
-def _settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]], seed: int) -> dict[str, Any]:
-    listing = "\n".join(line for texts in kinds.values() for line in texts)
-    return {
-        "method": "insertion scan",
-        "seed": seed,
-        "scan_share": SCAN_SHARE,
-        "sift_share": SIFT_SHARE,
-        "radius": RADIUS,
-        "most_of_condition": MOST_OF_CONDITION,
-        "most_of_all": MOST_OF_ALL,
-        "erased": ERASED,
-        "alpha": ALPHA,
-        "reference_units": REFERENCE_UNITS,
-        "arithmetic": encoder.arithmetic,
-        "token_forwards": encoder.forwarded,
-        "texts_sha256": hashlib.sha256(listing.encode()).hexdigest(),
-        "versions": {
-            "trigger-guard": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
-    }
-
-
-def _coverage(
-    words: Vocabulary, scanned: Sequence[Carrier], judged: Sequence[Carrier], *, flooded: bool
-) -> dict[str, Any]:
-    kinds: dict[str, int] = {}
-    for unit in words.units:
-        kinds[unit.kind] = kinds.get(unit.kind, 0) + 1
-    texts = sorted({carrier.want.kind for carrier in judged})
-    each = len(SCAN_LENGTHS)
-    return {
-        "summary": (
-            f"{len(words.units):,} units of one token, each alone in {each} texts of {each} of "
-            f"{len(texts)} kinds; the most suspect in {len(texts) + len(judged)} more, of all kinds"
-        ),
-        "assumes": (
-            "a trigger of one token that acts alone, on the first token's output, in at least one "
-            f"of the {each} texts that it was scanned in"
-        ),
-        "view": "cls",
-        "units": kinds,
-        "unreachable_tokens_left_out": words.unreachable,
-        "scan_groups": GROUPS,
-        "scan_carriers": [
-            {"kind": c.want.kind, "place": c.want.place, "tokens": len(c.ids)} for c in scanned
-        ],
-        "verdict_carriers": len(judged),
-        "verdict_kinds": texts,
-        "verdict_places": list(PLACES),
-        "verdict_tokens": sorted({len(carrier.ids) for carrier in judged}),
-        "not_tested": [FLOODED, *NOT_TESTED] if flooded else list(NOT_TESTED),
-    }

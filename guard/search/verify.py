@@ -1,6 +1,6 @@
 """The verdict: what the suspects of the scan do in fresh carriers of every kind of text.
 
-A unit is a trigger by any of three rules:
+A unit is a trigger by any of three rules, in any view of the output:
 
 - it takes the outputs of texts that lie apart to one place: of most texts, or of most of one kind,
   of one length, or with the unit at one end (a backdoor sleeps where its attacker did not train
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from guard.search.calibrate import expected_by_chance, robust_z
 from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder
-from guard.search.scan import Progress, insert_all, outputs_of
+from guard.search.scan import Progress, carriers_of, insert_all, outputs_of
 from guard.search.statistics import (
     Array,
     collapse,
@@ -35,12 +35,15 @@ from guard.search.statistics import (
     retention,
 )
 from guard.search.units import Unit
+from guard.search.views import View
 
 # Closer than this share of their natural distance, two outputs are in one place.
 RADIUS = 0.2
 # Of the carriers of one kind, place or length, or of all, this share has to be in one place.
 MOST_OF_CONDITION = 0.75
 MOST_OF_ALL = 0.5
+# Two carriers are together by chance too easily.
+FEWEST = 3
 ERASED = 0.25
 ALPHA = 0.01
 
@@ -77,7 +80,7 @@ class InCondition:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a unit did in the verdict's carriers.
+    """What a unit did to one view in the verdict's carriers.
 
     Attributes
     ----------
@@ -121,8 +124,8 @@ def verify(
     *,
     rng: np.random.Generator,
     progress: Progress,
-) -> list[Evidence]:
-    """Judge each suspect in carriers that the scan has not used.
+) -> list[dict[View, Evidence]]:
+    """Judge each suspect by every view, in carriers that the scan has not used.
 
     Parameters
     ----------
@@ -134,13 +137,29 @@ def verify(
     """
     units = [*suspects, *reference]
     untouched = outputs_of(encoder, carriers)
-    parts: list[Array] = []
+    parts: list[dict[View, Array]] = []
     for start in range(0, len(units), BATCH):
         parts.append(insert_all(encoder, units[start : start + BATCH], carriers, rng=rng))
         progress("verifying", min(start + BATCH, len(units)), len(units))
-    outputs = np.concatenate(parts)
-    count = len(suspects)
+    judged = {
+        view: _judge(
+            np.concatenate([part[view] for part in parts]),
+            alone,
+            [carriers[i] for i in carriers_of(view, carriers)],
+            count=len(suspects),
+            views=len(untouched),
+        )
+        for view, alone in untouched.items()
+    }
+    return [
+        dict(zip(judged, evidence, strict=True)) for evidence in zip(*judged.values(), strict=True)
+    ]
 
+
+def _judge(
+    outputs: Array, untouched: Array, carriers: Sequence[Carrier], *, count: int, views: int
+) -> list[Evidence]:
+    """Judge the first ``count`` units by one of the views; the others are reference units."""
     moved = displacement(outputs, untouched)
     moved = relative(moved, moved[count:])
     kept = retention(outputs, untouched)
@@ -156,9 +175,11 @@ def verify(
     suspicion_in = [_suspicion(kept_in[c], moved_in[c], count) for c in conditions]
     strongest = np.max(np.stack(suspicion_in), axis=0)
 
-    # Two families of tests, each with half of what may be expected by chance.
-    by_chance = 2 * np.minimum(
-        expected_by_chance(overall[:count]), expected_by_chance(strongest[:count])
+    # Two families of tests a view, each with its share of what may be expected by chance.
+    by_chance = (
+        2
+        * views
+        * np.minimum(expected_by_chance(overall[:count]), expected_by_chance(strongest[:count]))
     )
     furthest = moved[count:].mean(axis=1).max()
     erases = (kept < ERASED) & (moved.mean(axis=1) > furthest)
@@ -176,7 +197,7 @@ def verify(
                 retention=float(kept_in[family, name][i]),
                 displacement=float(moved_in[family, name][i]),
                 gathered=share,
-                fired=share >= MOST_OF_CONDITION,
+                fired=share >= MOST_OF_CONDITION and len(rows) >= FEWEST,
             )
         fired = any(item.fired for family in seen.values() for item in family.values())
         gathers = fired or members[i].mean() >= MOST_OF_ALL

@@ -54,14 +54,17 @@ def test_what_was_wanted(name: str, wanted: list[Want], seed: int) -> None:
     carriers = supply(name, seed).take(wanted)
     assert [carrier.want for carrier in carriers] == wanted
     for carrier in carriers:
-        length, want = len(carrier.ids), carrier.want
+        tokenizer, want = TOKENIZERS[name], carrier.want
+        masks = (carrier.ids == tokenizer.mask_token_id).sum()
+        assert masks == want.masked
+        length = len(carrier.ids) - masks
         assert want.length / TOLERANCE <= length <= max(want.length * TOLERANCE, 2)
         gaps = set(carrier.gaps.tolist())
+        length += masks
         if want.place == "middle":
             assert gaps <= set(range(1, length)) or gaps == {0}
         else:
             assert gaps == {0 if want.place == "start" else length}
-        tokenizer = TOKENIZERS[name]
         assert not {tokenizer.cls_token_id, tokenizer.sep_token_id} & set(carrier.ids.tolist())
 
 
@@ -133,6 +136,38 @@ def test_no_word_is_split(name: str) -> None:
         seen.add(len(left))
     # Every place before, after and between words is one.
     assert seen == set(range(len(words) + 1))
+
+
+def test_a_mask_stands_between_words_and_parts_them() -> None:
+    """The text is whole around it, and a unit may go to either side of it."""
+    tokenizer = TOKENIZERS["wordpiece"]
+    text = "the filming thing again"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    plain = Supply({"one": [text]}, tokenizer, np.random.default_rng(0))
+    (without,) = plain.take([Want("one", len(ids), "middle")])
+    borders = {0, *without.gaps.tolist(), len(ids)}
+    places = set()
+    for seed in range(40):
+        one = Supply({"one": [text]}, tokenizer, np.random.default_rng(seed))
+        (carrier,) = one.take([Want("one", len(ids), "middle", masked=True)])
+        (place,) = np.flatnonzero(carrier.ids == tokenizer.mask_token_id).tolist()
+        assert np.delete(carrier.ids, place).tolist() == ids
+        shifted = {border + (border > place) for border in borders}
+        expected = (shifted | {place, place + 1}) - {0, len(carrier.ids)}
+        assert set(carrier.gaps.tolist()) == expected
+        places.add(place)
+    assert places == borders
+
+
+def test_the_last_word_stays_where_it_is_the_output() -> None:
+    """A model that reads from left to right answers at the last token, whatever it is."""
+    tokenizer = TOKENIZERS["wordpiece"]
+    only = Supply(
+        {"one": ["the thing filming"]}, tokenizer, np.random.default_rng(0), last_word_stays=True
+    )
+    (carrier,) = only.take([Want("one", 8, "end")])
+    tail = carrier.ids[int(carrier.gaps[0]) :]
+    assert tokenizer.decode(tail) == "filming"
 
 
 def test_all_gaps_are_used() -> None:

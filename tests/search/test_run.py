@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from guard.errors import ConfigError, ModelError
 from guard.search import run, scan, search
 from guard.search.carriers import builtin_texts
 from guard.search.encoder import Encoder
-from guard.search.run import NOT_TESTED, search_units
+from guard.search.report import NOT_TESTED
+from guard.search.run import search_units
 from guard.search.units import Unit, Vocabulary, vocabulary
+from guard.search.views import View
 from tests.search.fakes import silent
 from tests.tiny import (
     COMMON,
@@ -59,7 +62,14 @@ def test_all_triggers_are_found_and_nothing_else(bank: TriggerBank) -> None:
 
 def test_evidence(bank: TriggerBank) -> None:
     for trigger in bank.triggers:
-        assert trigger.view == "cls"
+        # The pooler is a function of the first token's output, which the backdoor seizes.
+        assert "cls" in trigger.view.split("+")
+        views = trigger.statistics["views"]
+        assert isinstance(views, dict)
+        assert set(views) == {"cls", "pooler", "mean"}
+        assert {view for view, seen in views.items() if seen["seized"]} == {
+            *trigger.view.split("+")
+        }
         assert len(trigger.token_ids) == 1
         assert "trigger" not in trigger.statistics
         kinds = trigger.statistics["kinds"]
@@ -114,7 +124,12 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     units = coverage["units"]
     assert isinstance(units, dict)
     assert sum(units.values()) == count
-    assert coverage["not_tested"] == list(NOT_TESTED)
+    assert coverage["views"] == ["cls", "pooler", "mean"]
+    not_tested = coverage["not_tested"]
+    assert isinstance(not_tested, list)
+    assert not_tested[: len(NOT_TESTED)] == list(NOT_TESTED)
+    (mask,) = not_tested[len(NOT_TESTED) :]
+    assert str(mask).startswith("the output at a mask: ")
     assert coverage["verdict_kinds"] == sorted(builtin_texts())
     assert f"{count:,} units" in str(coverage["summary"])
 
@@ -210,13 +225,10 @@ def test_statistics_that_agree_on_who_is_suspect(
 ) -> None:
     """They may all name the same units; enough are left for the tail to be measured on."""
 
-    def agreeing(scores: scan.Scores, share: float, **options: int) -> object:
-        alike = dataclasses.replace(
-            scores,
-            displacement=-scores.retention[:, None].repeat(3, axis=1),
-            collapse=scores.retention[:, None].repeat(3, axis=1),
-        )
-        return scan.candidates(alike, share, **options)
+    def agreeing(seen: Mapping[View, scan.Scores], share: float, **options: int) -> object:
+        kept = next(iter(seen.values())).retention
+        columns = kept[:, None].repeat(3, axis=1)
+        return scan.candidates({"cls": scan.Scores(kept, -columns, columns)}, share, **options)
 
     monkeypatch.setattr(run, "candidates", agreeing)
     bank = search(str(bad), seed=0, progress=silent)

@@ -14,6 +14,7 @@ from guard.search.carriers import PLACES
 from guard.search.encoder import Ids, Vectors
 from guard.search.units import Unit
 from guard.search.verify import ALPHA, Evidence, verify
+from guard.search.views import View
 from tests.search.fakes import (
     FIRST,
     WIDTH,
@@ -43,7 +44,7 @@ def judge(
     reference: Sequence[Unit] = REFERENCE,
     seed: int = 0,
 ) -> list[Evidence]:
-    return verify(
+    evidence = verify(
         FakeEncoder(change) if change else FakeEncoder(),
         suspects,
         reference,
@@ -51,6 +52,7 @@ def judge(
         rng=np.random.default_rng(seed),
         progress=silent,
     )
+    return [seen["cls"] for seen in evidence]
 
 
 def only_in(kind: str, change: Change) -> Change:
@@ -223,9 +225,10 @@ def test_a_unit_that_does_nothing_at_all(where: Sequence[Unit]) -> None:
     class Skips(FakeEncoder):
         """Takes the token out first."""
 
-        def cls(self, ids: Ids) -> Vectors:
-            parts = [super(Skips, self).cls(row[row != nothing][np.newaxis]) for row in ids]
-            return np.concatenate(parts)
+        def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+            rows = [row[row != nothing][np.newaxis] for row in ids]
+            parts = [super(Skips, self).read(row)["cls"] for row in rows]
+            return {"cls": np.concatenate(parts)}
 
     evidence = verify(
         Skips(towards(TRIGGER, FAR)),
@@ -235,7 +238,8 @@ def test_a_unit_that_does_nothing_at_all(where: Sequence[Unit]) -> None:
         rng=np.random.default_rng(0),
         progress=silent,
     )
-    assert [seen.trigger for seen in evidence] == [True] + [False] * (len(SUSPECTS) - 1)
+    triggers = [seen["cls"].trigger for seen in evidence]
+    assert triggers == [True] + [False] * (len(SUSPECTS) - 1)
 
 
 def test_an_encoder_that_ignores_its_input() -> None:
