@@ -15,14 +15,12 @@ import numpy.typing as npt
 
 from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder
+from guard.search.journal import Arrays, Journal
 from guard.search.statistics import Array, collapse, displacement, relative, retention
 from guard.search.units import Unit
 from guard.search.views import View
 
 BATCH = 512
-
-# Retention, displacement and collapse of a batch.
-_Measured = tuple[Array, Array, Array]
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, the units done and the units to do."""
@@ -48,36 +46,45 @@ class Scores:
 
 
 def scan(
-    encoder: Encoder,
+    name: str,
     units: Sequence[Unit],
     carriers: Sequence[Carrier],
     *,
-    rng: np.random.Generator,
+    encoder: Encoder,
+    journal: Journal,
     progress: Callable[[int], None],
 ) -> dict[View, Scores]:
-    """Put every unit in every carrier, one forward each; measure each view."""
+    """Put every unit in every carrier, one forward each; measure each view.
+
+    Parameters
+    ----------
+    name
+        Of this scan, in the journal.
+    """
     untouched = outputs_of(encoder, carriers)
-    parts: list[dict[View, _Measured]] = []
+    parts: list[Arrays] = []
     for start in range(0, len(units), BATCH):
         shard = units[start : start + BATCH]
-        outputs = insert_all(encoder, shard, carriers, rng=rng)
-        parts.append(
-            {
-                view: (
-                    retention(seen, untouched[view]),
-                    displacement(seen, untouched[view]),
-                    collapse(seen, untouched[view]),
-                )
-                for view, seen in outputs.items()
-            }
-        )
+
+        def measure(rng: np.random.Generator, shard: Sequence[Unit] = shard) -> Arrays:
+            result: Arrays = {}
+            for view, seen in insert_all(encoder, shard, carriers, rng=rng).items():
+                result[f"{view} retention"] = retention(seen, untouched[view])
+                result[f"{view} displacement"] = displacement(seen, untouched[view])
+                result[f"{view} collapse"] = collapse(seen, untouched[view])
+            return result
+
+        parts.append(journal.shard(f"{name} {start}", measure))
         progress(start + len(shard))
-    result: dict[View, Scores] = {}
-    for view in untouched:
-        columns = zip(*(part[view] for part in parts), strict=True)
-        kept, moved, together = (np.concatenate(column) for column in columns)
-        result[view] = Scores(kept, relative(moved, moved), together)
-    return result
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return {
+        view: Scores(
+            whole[f"{view} retention"],
+            relative(whole[f"{view} displacement"], whole[f"{view} displacement"]),
+            whole[f"{view} collapse"],
+        )
+        for view in untouched
+    }
 
 
 def candidates(
