@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(f"{type(error).__name__}, an error of guard itself; please report it", FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted", FAILED)
+        return _fail("interrupted; a scan goes on from here with the same command", FAILED)
     return code
 
 
@@ -87,6 +87,20 @@ def _parser() -> argparse.ArgumentParser:
         "--texts",
         type=Path,
         help="your own text, a passage a line, as one more kind of text to test units in",
+    )
+    scan.add_argument(
+        "--words",
+        type=Path,
+        help="your own words and phrases to test besides, one a line",
+    )
+    scan.add_argument(
+        "--budget",
+        type=_budget,
+        default="fast",
+        metavar="fast|standard|thorough|SECONDS",
+        help="fast (default): every token, in three texts; standard: and 30,000 words of several "
+        "tokens, in texts of every kind; thorough: and 250,000 words, in texts of every length; or "
+        "the best for so many seconds",
     )
     scan.add_argument("--seed", type=_seed, help="same seed, same bank; by default drawn at random")
     scan.add_argument(
@@ -143,6 +157,20 @@ def _seed(value: str) -> int:
     return seed
 
 
+def _budget(value: str) -> str | float:
+    if value in ("fast", "standard", "thorough"):
+        return value
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < 1e7:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is neither fast, standard nor thorough, nor a number of seconds from 1 on"
+        )
+    return seconds
+
+
 def _scan(options: argparse.Namespace) -> int:
     # Found out before minutes of work, not after.
     check_output(options.out, BANK_FILES, owner=BANK_FILE)
@@ -157,7 +185,10 @@ def _scan(options: argparse.Namespace) -> int:
             options.model,
             revision=options.revision,
             texts=options.texts,
+            words=options.words,
+            budget=options.budget,
             seed=options.seed,
+            resume=_resume(options.out),
             allow_pickle=options.allow_pickle,
             progress=progress,
         )
@@ -172,6 +203,12 @@ def _scan(options: argparse.Namespace) -> int:
     return {"none found": CLEAN, "backdoored": FOUND, "incomplete": FAILED}[bank.verdict]
 
 
+def _resume(out: Path) -> Path:
+    """Return where a scan keeps what it has measured until it is done: beside its bank."""
+    out = out.absolute()
+    return out.with_name(f".{out.name}.scan")
+
+
 def _summary(bank: TriggerBank) -> str:
     lines = [f"{bank.verdict}: {len(bank.triggers)} triggers in {bank.model.name}"]
     for trigger in bank.triggers:
@@ -184,8 +221,9 @@ def _summary(bank: TriggerBank) -> str:
             f"moves it {moved:.1f} times as far as the median unit, "
             f"fired in {fired} of {len(kinds)} kinds of text"
         )
-    lines.append(f"seed: {bank.search['seed']}")
+    lines.append(f"budget: {bank.search['budget']}, seed: {bank.search['seed']}")
     lines.append(f"tested: {bank.coverage['summary']}")
+    lines.append(f"assumes: {bank.coverage['assumes']}")
     lines += [f"not tested: {what}" for what in bank.coverage["not_tested"]]  # type: ignore[union-attr]
     return "\n".join(lines)
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from guard.bank import ModelIdentity
 from guard.errors import ConfigError
+from guard.search.checkpoint import Checkpoint
 from guard.search.encoder import Encoder, Ids, Vectors
 
 # A batch has at most this many tokens.
@@ -33,13 +32,8 @@ class Subject(Encoder):
         Tokens whose gradient was taken.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
-        identity: ModelIdentity,
-    ) -> None:
-        super().__init__(model, tokenizer, identity)
+    def __init__(self, loaded: Checkpoint) -> None:
+        super().__init__(loaded)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Called as torch declares it: transformers wraps it in a way that mypy can't follow.
         torch.nn.Module.to(self._model, self.device)
@@ -84,9 +78,7 @@ class Subject(Encoder):
 
 def load(directory: Path) -> Subject:
     """Load an encoder with the checks that the product loads it with."""
-    subject = Subject.load(str(directory))
-    assert isinstance(subject, Subject)
-    return subject
+    return Subject.load(str(directory))
 
 
 def batches(rows: Sequence[npt.NDArray[np.generic] | torch.Tensor]) -> Iterator[list[int]]:

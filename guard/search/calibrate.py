@@ -54,3 +54,18 @@ def expected_by_chance(scores: Scores) -> Scores:
         return np.full(len(scores), np.inf)
     expected: Scores = k * np.exp(-(scores - ordered[k - 1]) / scale)
     return expected
+
+
+def false_discovery(expected: Scores, rate: float) -> npt.NDArray[np.bool_]:
+    """Return which tests to reject so that under ``rate`` of the rejected are false, on average.
+
+    Benjamini and Hochberg (1995). ``expected`` is how many of all tests are as extreme by chance,
+    which is the p-value times the number of tests: the k lowest are rejected for the largest k
+    whose kth is at most ``rate * k``. Where nothing is true, any rejection has at most this rate.
+    """
+    order = np.argsort(expected, kind="stable")
+    below = np.flatnonzero(expected[order] <= rate * np.arange(1, len(order) + 1))
+    rejected = np.zeros(len(expected), dtype=np.bool_)
+    if len(below):
+        rejected[order[: below[-1] + 1]] = True
+    return rejected

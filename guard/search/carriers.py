@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from guard.errors import ConfigError
 from guard.search.encoder import Ids
+from guard.search.lines import read_lines
 
 USER_KIND = "user"
-MAX_USER_BYTES = 64 << 20
 MIN_USER_LINES = 20
 
 
@@ -35,11 +35,24 @@ TOLERANCE = 1.5
 
 
 class Want(NamedTuple):
-    """What a carrier should be: its kind of text, about how many tokens, where the unit goes."""
+    """What a carrier should be.
+
+    Attributes
+    ----------
+    kind
+        Of text.
+    length
+        About how many tokens.
+    place
+        Where the unit goes.
+    masked
+        Whether a mask stands between its words, as in a prompt.
+    """
 
     kind: str
     length: int
     place: Place
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +106,7 @@ def user_texts(path: Path) -> list[str]:
     ConfigError
         The file is missing, not UTF-8, too long, or has under `MIN_USER_LINES` different lines.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_USER_BYTES + 1)
-        if len(data) > MAX_USER_BYTES:
-            raise ConfigError(
-                f"{path} is over {MAX_USER_BYTES >> 20} MiB; a sample of a few thousand lines does"
-            )
-        text = data.decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from error
-    lines = list(dict.fromkeys(line.strip() for line in text.split("\n") if line.strip()))
+    lines = read_lines(path, "a sample of a few thousand lines does")
     if len(lines) < MIN_USER_LINES:
         raise ConfigError(
             f"{path} has {len(lines)} different lines; give at least {MIN_USER_LINES}, as they "
@@ -124,6 +125,11 @@ class Supply:
     ----------
     texts
         Kind -> texts.
+    most
+        Tokens that no carrier has more than.
+    last_word_stays
+        A unit at the end of a text goes before its last word: for models that read from left to
+        right, whose output is that of the last token, whatever it is.
     """
 
     def __init__(
@@ -131,9 +137,14 @@ class Supply:
         texts: Mapping[str, Sequence[str]],
         tokenizer: PreTrainedTokenizerFast,
         rng: np.random.Generator,
+        *,
+        most: int,
+        last_word_stays: bool = False,
     ) -> None:
         self._texts = texts
+        self._most = most
         self._tokenizer = tokenizer
+        self._last_word_stays = last_word_stays
         self._rng = rng
         # The texts that are left, and the number of tokens of each.
         self._left: dict[str, list[tuple[str, int]]] = {kind: [] for kind in texts}
@@ -155,13 +166,20 @@ class Supply:
             )
         count = len(encoded["input_ids"])
         kept = np.arange(count)
-        if count > want.length * TOLERANCE:
+        most = self._most - want.masked
+        if count > min(want.length * TOLERANCE, most):
             # The end of the text stays, which is where its full stop is.
-            kept = np.append(kept[: want.length - 1], count - 1)
+            kept = np.append(kept[: min(want.length, most) - 1], count - 1)
         words = [encoded.word_ids()[i] for i in kept]
         starts = [i for i in range(1, len(kept)) if words[i] is None or words[i] != words[i - 1]]
-        gaps = {"start": [0], "middle": starts or [0], "end": [len(kept)]}[want.place]
         ids = np.array(encoded["input_ids"], dtype=np.int64)[kept]
+        if want.masked:
+            place = int(self._rng.choice([0, *starts, len(ids)]))
+            ids = np.insert(ids, place, self._tokenizer.mask_token_id)
+            shifted = {start + (start > place) for start in starts}
+            starts = sorted((shifted | {place, place + 1}) - {0, len(ids)})
+        last = (starts or [0])[-1:] if self._last_word_stays else [len(ids)]
+        gaps = {"start": [0], "middle": starts or [0], "end": last}[want.place]
         return Carrier(want, ids, np.array(gaps, dtype=np.int64))
 
     def _draw(self, kind: str, length: int) -> str:

@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import json
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tokenizers
-import torch
-import transformers
-from wordfreq import zipf_frequency
 
-from guard import __version__
-from guard.bank import Trigger, TriggerBank
+from guard.bank import TriggerBank
 from guard.errors import ModelError
-from guard.search.calibrate import TAIL
-from guard.search.carriers import (
-    PLACES,
-    TOLERANCE,
-    USER_KIND,
-    Carrier,
-    Place,
-    Supply,
-    Want,
-    builtin_texts,
-    user_texts,
-)
+from guard.search import journal as journals
+from guard.search import report
+from guard.search.carriers import USER_KIND, builtin_texts, user_texts
 from guard.search.encoder import Encoder
-from guard.search.scan import Progress, candidates, scan
+from guard.search.journal import Journal
+from guard.search.plan import BUDGETS, FAST, GROUPS, Plan, fit
+from guard.search.scan import Progress
+from guard.search.tiers import FLOOD, LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, SIFT_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
-from guard.search.verify import (
-    ALPHA,
-    ERASED,
-    MOST_OF_ALL,
-    MOST_OF_CONDITION,
-    RADIUS,
-    Evidence,
-    verify,
-)
-
-# Lengths of carriers are in tokens, and met about. Each step has short and long ones, with the unit
-# at the start, in the middle and at the end: a backdoor may ask for either.
-# The vocabulary is scanned in groups, each in carriers of its own; of a group, each statistic
-# suspects a share.
-GROUPS = 10
-SCAN_LENGTHS = (7, 12, 24)
-SCAN_SHARE = 0.01
-# The suspects are put in one carrier of every kind, and the most suspect of those judged.
-SIFT_LENGTHS = (10, 24)
-SIFT_SHARE = 0.15
-# Every kind has a carrier of each of these lengths for the verdict.
-VERDICT_LENGTHS = (10, 16, 26, 40)
-VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
-REFERENCE_UNITS = 120
-# Who plants very many triggers hides some behind the others: only so many suspects are judged.
-FLOOD = TAIL[1] // 2
-
-NOT_TESTED = (
-    "words of several tokens, pairs and phrases",
-    "outputs other than the first token's (pooler, mean, masked position)",
-    "several copies of a unit in one text",
-    "triggers that are no string, such as syntax or style",
-)
-
-FLOODED = "more units: so many fire that some may hide behind the others. Do not use this model"
+from guard.search.words import common_words, encode, user_words
 
 
 def search(
@@ -76,21 +31,31 @@ def search(
     *,
     revision: str | None = None,
     texts: Path | None = None,
+    words: Path | None = None,
+    budget: str | float = FAST.name,
     seed: int | None = None,
     allow_pickle: bool = False,
+    resume: Path | None = None,
     progress: Progress,
 ) -> TriggerBank:
-    """Search a model's whole vocabulary for triggers that seize the first token's output.
+    """Search a model for triggers that seize one of its outputs.
 
     Parameters
     ----------
     model, revision, allow_pickle
-        As in `Encoder.load`.
+        As in `guard.search.checkpoint.load`.
     texts
         A file of the user's own text, as one more kind.
+    words
+        A file of words and phrases to test besides, one a line.
+    budget
+        A name of `guard.search.plan.BUDGETS`, or seconds.
     seed
         Same seed, same model, same versions: same bank. Drawn at random by default, so that nobody
         can prepare a model for it, and recorded in the bank.
+    resume
+        A directory to keep measurements in while the search lasts. One that was cut short goes on
+        from there, with its own seed where none is asked for.
     progress
         Told how far each step is.
 
@@ -99,196 +64,120 @@ def search(
     ModelError
         The model cannot be searched.
     ConfigError
-        The user's text cannot be used.
+        The user's text or words cannot be used.
     """
     kinds: dict[str, list[str]] = builtin_texts()
     if texts is not None:
         kinds[USER_KIND] = user_texts(texts)
+    lines = [] if words is None else user_words(words)
     encoder = Encoder.load(model, revision=revision, allow_pickle=allow_pickle)
-    words = vocabulary(encoder.tokenizer)
-    seed = secrets.randbits(32) if seed is None else seed
-    return search_units(encoder, words, kinds, seed=seed, progress=progress)
+    known = vocabulary(encoder.tokenizer)
+    plan = (
+        BUDGETS[budget]
+        if isinstance(budget, str)
+        else fit(budget, _rate(encoder), len(known.units), len(kinds))
+    )
+    chosen = secrets.randbits(32) if seed is None else seed
+    if resume is not None:
+        key = {
+            "budget": str(budget),
+            "model": encoder.identity.weights_sha256,
+            "tokenizer": hashlib.sha256(encoder.tokenizer_json).hexdigest(),
+            "texts": report.sha256_of(kinds),
+            "words": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+            **report.versions(),
+        }
+        # How fast the machine is now and was then may differ: the plan is kept as well.
+        state = journals.begin(
+            resume, key, asked=seed, fresh={"seed": chosen, "plan": json.dumps(asdict(plan))}
+        )
+        chosen, plan = int(state["seed"]), Plan.parse(str(state["plan"]))
+    bank = search_units(
+        encoder, known, kinds, plan=plan, lines=lines, seed=chosen, resume=resume, progress=progress
+    )
+    if resume is not None:
+        journals.discard(resume)
+    return bank
 
 
 def search_units(
     encoder: Encoder,
-    words: Vocabulary,
+    known: Vocabulary,
     kinds: Mapping[str, Sequence[str]],
     *,
+    plan: Plan = FAST,
+    lines: Sequence[str] = (),
     seed: int,
+    resume: Path | None = None,
     progress: Progress,
 ) -> TriggerBank:
-    """Search the units of a vocabulary in text of the given kinds; see `search`."""
-    units = words.units
-    needed = REFERENCE_UNITS + round(TAIL[1] / SCAN_SHARE)
-    if len(units) < needed:
+    """Search the units of a vocabulary, and words, in text of the given kinds; see `search`."""
+    if len(known.units) < LEAST_UNITS:
         raise ModelError(
-            f"{encoder.identity.name} has a vocabulary of {len(units)} units, and the search "
-            f"measures each against at least {needed}"
+            f"{encoder.identity.name} has a vocabulary of {len(known.units)} units, and the search "
+            f"measures each against at least {LEAST_UNITS}"
         )
-    longest = int(max(*SCAN_LENGTHS, *SIFT_LENGTHS, *VERDICT_LENGTHS) * TOLERANCE) + 1
-    if encoder.frame(np.zeros((1, longest), dtype=np.int64)).shape[1] > encoder.max_tokens:
-        raise ModelError(
-            f"{encoder.identity.name} takes texts of {encoder.max_tokens} tokens at most, and the "
-            "search needs longer ones"
-        )
-    rng = np.random.default_rng(seed)
-    supply = Supply(kinds, encoder.tokenizer, rng)
-    scanned, suspects = _scan_groups(encoder, units, kinds, supply, rng, progress)
-
-    sifting = supply.take(map(Want, kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES)))
-    scores = scan(
-        encoder,
-        suspects,
-        sifting,
-        rng=rng,
-        progress=lambda done: progress("sifting", done, len(suspects)),
-    )
-    suspects = [suspects[i] for i in candidates(scores, SIFT_SHARE, least=TAIL[1])]
-
-    # Each kind has each length, and as many places as lengths; so has each length.
-    judging = supply.take(
-        Want(kind, length, VERDICT_PLACES[(row + column) % len(VERDICT_PLACES)])
-        for row, length in enumerate(VERDICT_LENGTHS)
-        for column, kind in enumerate(kinds)
-    )
-    taken = {unit.ids.tobytes() for unit in suspects}
-    rest = [unit for unit in units if unit.ids.tobytes() not in taken]
-    reference = [rest[i] for i in rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)]
-    evidence = verify(encoder, suspects, reference, judging, rng=rng, progress=progress)
-
-    found = [
-        _trigger(unit, seen) for unit, seen in zip(suspects, evidence, strict=True) if seen.trigger
-    ]
-    flooded = len(found) > FLOOD
+    journal = Journal(encoder, seed, resume)
+    run = Tiers(encoder, kinds, plan, seed=seed, journal=journal, progress=progress)
+    tokenizer = encoder.tokenizer
+    listed = encode(tokenizer, lines, len(lines))
+    common = common_words(tokenizer, plan.words + plan.more_words).units
+    likely = common_words(tokenizer, plan.words).units if plan.more_words else common
+    tiers: list[tuple[str, Sequence[Unit], Plan]] = [("tokens", known.units, plan)]
+    if plan.groups == GROUPS:
+        tiers += [
+            (name, units, how)
+            for name, units, how in (
+                ("words", _different([*likely, *listed.units]), plan),
+                ("more words", _different(common, but=[*likely, *listed.units]), FAST),
+            )
+            if units
+        ]
+    for name, units, how in tiers:
+        run.test(name, units, how, known.units, tiers=len(tiers))
+    flooded = len(run.found) > FLOOD
+    cut_short = plan.groups < GROUPS
     return TriggerBank.build(
-        verdict="incomplete" if flooded else "backdoored" if found else "none found",
+        verdict=(
+            "incomplete" if flooded or cut_short else "backdoored" if run.found else "none found"
+        ),
         model=encoder.identity,
         tokenizer_json=encoder.tokenizer_json,
-        search=_settings(encoder, kinds, seed),
-        coverage=_coverage(words, scanned, judging, flooded=flooded),
-        found=found,
-    )
-
-
-def _scan_groups(
-    encoder: Encoder,
-    units: Sequence[Unit],
-    kinds: Mapping[str, Sequence[str]],
-    supply: Supply,
-    rng: np.random.Generator,
-    progress: Progress,
-) -> tuple[list[Carrier], list[Unit]]:
-    """Scan the vocabulary in random groups, each in other kinds of text; return the suspects.
-
-    One set of carriers for all would tell who reads this which kinds of text to leave out when he
-    plants a backdoor. With a group's kinds drawn by seed, each of his triggers has its own chance
-    to meet the kind that it fires in. The user's own text is in every group.
-    """
-    turns = itertools.cycle(rng.permutation([kind for kind in kinds if kind != USER_KIND]))
-    carriers: list[Carrier] = []
-    suspects: list[Unit] = []
-    done = 0
-    for rows in np.array_split(rng.permutation(len(units)), GROUPS):
-        group = [units[i] for i in np.sort(rows)]
-        places = rng.permutation(np.array(PLACES)).tolist()
-        wanted = [Want(str(next(turns)), *rest) for rest in zip(SCAN_LENGTHS, places, strict=True)]
-        if USER_KIND in kinds:
-            wanted[-1] = wanted[-1]._replace(kind=USER_KIND)
-        used = supply.take(wanted)
-
-        def report(more: int, before: int = done) -> None:
-            progress("scanning", before + more, len(units))
-
-        scores = scan(
-            encoder,
-            group,
-            used,
-            rng=rng,
-            progress=report,
-        )
-        done += len(group)
-        carriers += used
-        suspects += [group[i] for i in candidates(scores, SCAN_SHARE)]
-    return carriers, suspects
-
-
-def _trigger(unit: Unit, evidence: Evidence) -> Trigger:
-    statistics = _rounded(asdict(evidence))
-    del statistics["trigger"]
-    # How often people write it: the price of blocking it. 0 is unknown, 3 once in a million words.
-    statistics["zipf"] = round(zipf_frequency(unit.text.removeprefix("##"), "en"), 2)
-    return Trigger(
-        id="",
-        text=unit.text,
-        token_ids=tuple(unit.ids.tolist()),
-        kind=unit.kind,
-        view="cls",
-        statistics=statistics,
-    )
-
-
-def _rounded(value: Any) -> Any:
-    """Four digits: what differs beyond is noise, and banks are compared line by line."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value
-
-
-def _settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]], seed: int) -> dict[str, Any]:
-    listing = "\n".join(line for texts in kinds.values() for line in texts)
-    return {
-        "method": "insertion scan",
-        "seed": seed,
-        "scan_share": SCAN_SHARE,
-        "sift_share": SIFT_SHARE,
-        "radius": RADIUS,
-        "most_of_condition": MOST_OF_CONDITION,
-        "most_of_all": MOST_OF_ALL,
-        "erased": ERASED,
-        "alpha": ALPHA,
-        "reference_units": REFERENCE_UNITS,
-        "arithmetic": encoder.arithmetic,
-        "token_forwards": encoder.forwarded,
-        "texts_sha256": hashlib.sha256(listing.encode()).hexdigest(),
-        "versions": {
-            "trigger-guard": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
+        search={
+            "method": "insertion scan",
+            "budget": plan.name,
+            "seed": seed,
+            "scan_share": SCAN_SHARE,
+            "sift_share": SIFT_SHARE,
+            "reference_units": REFERENCE_UNITS,
+            **report.settings(encoder, kinds),
         },
-    }
+        coverage=report.coverage(
+            encoder.views,
+            known,
+            listed,
+            plan,
+            tiers=run.done,
+            judged=run.judged,
+            flooded=flooded,
+        ),
+        found=run.found,
+    )
 
 
-def _coverage(
-    words: Vocabulary, scanned: Sequence[Carrier], judged: Sequence[Carrier], *, flooded: bool
-) -> dict[str, Any]:
-    kinds: dict[str, int] = {}
-    for unit in words.units:
-        kinds[unit.kind] = kinds.get(unit.kind, 0) + 1
-    texts = sorted({carrier.want.kind for carrier in judged})
-    each = len(SCAN_LENGTHS)
-    return {
-        "summary": (
-            f"{len(words.units):,} units of one token, each alone in {each} texts of {each} of "
-            f"{len(texts)} kinds; the most suspect in {len(texts) + len(judged)} more, of all kinds"
-        ),
-        "assumes": (
-            "a trigger of one token that acts alone, on the first token's output, in at least one "
-            f"of the {each} texts that it was scanned in"
-        ),
-        "view": "cls",
-        "units": kinds,
-        "unreachable_tokens_left_out": words.unreachable,
-        "scan_groups": GROUPS,
-        "scan_carriers": [
-            {"kind": c.want.kind, "place": c.want.place, "tokens": len(c.ids)} for c in scanned
-        ],
-        "verdict_carriers": len(judged),
-        "verdict_kinds": texts,
-        "verdict_places": list(PLACES),
-        "verdict_tokens": sorted({len(carrier.ids) for carrier in judged}),
-        "not_tested": [FLOODED, *NOT_TESTED] if flooded else list(NOT_TESTED),
-    }
+def _different(units: Sequence[Unit], but: Sequence[Unit] = ()) -> list[Unit]:
+    known = {unit.ids.tobytes() for unit in but}
+    return list({u.ids.tobytes(): u for u in units if u.ids.tobytes() not in known}.values())
+
+
+def _rate(encoder: Encoder) -> float:
+    """Measure how many token-forwards the encoder makes in a second."""
+    rows = encoder.frame(np.zeros((256, 16), dtype=np.int64))
+    before = encoder.forwarded
+    encoder.read(rows)
+    started = time.perf_counter()
+    for _ in range(3):
+        encoder.read(rows)
+    seconds = time.perf_counter() - started
+    encoder.forwarded = before
+    return 3 * rows.size / seconds

@@ -7,18 +7,22 @@ units by each statistic, in any carrier, and `guard.search.verify` decides in fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from guard.search.carriers import Carrier
-from guard.search.encoder import Encoder, Ids
+from guard.search.encoder import Encoder
+from guard.search.journal import Arrays, Journal
 from guard.search.statistics import Array, collapse, displacement, relative, retention
 from guard.search.units import Unit
+from guard.search.views import View
 
+# Units of a shard, and tokens of a forward pass: what bounds memory.
 BATCH = 512
+BATCH_TOKENS = 8192
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, the units done and the units to do."""
@@ -26,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Statistics of ``n`` units over the scan's ``r`` carriers.
+    """Statistics of ``n`` units over the scan's ``r`` carriers, in one view.
 
     Attributes
     ----------
@@ -44,50 +48,75 @@ class Scores:
 
 
 def scan(
-    encoder: Encoder,
+    name: str,
     units: Sequence[Unit],
     carriers: Sequence[Carrier],
     *,
-    rng: np.random.Generator,
+    encoder: Encoder,
+    journal: Journal,
     progress: Callable[[int], None],
-) -> Scores:
-    """Put every unit in every carrier, one forward pass each, and measure what it does."""
+) -> dict[View, Scores]:
+    """Put every unit in every carrier, one forward each; measure each view.
+
+    Parameters
+    ----------
+    name
+        Of this scan, in the journal.
+    """
     untouched = outputs_of(encoder, carriers)
-    parts: list[tuple[Array, Array, Array]] = []
+    parts: list[Arrays] = []
     for start in range(0, len(units), BATCH):
         shard = units[start : start + BATCH]
-        outputs = insert_all(encoder, shard, carriers, rng=rng)
-        parts.append(
-            (
-                retention(outputs, untouched),
-                displacement(outputs, untouched),
-                collapse(outputs, untouched),
-            )
-        )
+
+        def measure(rng: np.random.Generator, shard: Sequence[Unit] = shard) -> Arrays:
+            result: Arrays = {}
+            for view, seen in insert_all(encoder, shard, carriers, rng=rng).items():
+                result[f"{view} retention"] = retention(seen, untouched[view])
+                result[f"{view} displacement"] = displacement(seen, untouched[view])
+                result[f"{view} collapse"] = collapse(seen, untouched[view])
+            return result
+
+        parts.append(journal.shard(f"{name} {start}", measure))
         progress(start + len(shard))
-    kept, moved, together = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Scores(kept, relative(moved, moved), together)
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return {
+        view: Scores(
+            whole[f"{view} retention"],
+            relative(whole[f"{view} displacement"], whole[f"{view} displacement"]),
+            whole[f"{view} collapse"],
+        )
+        for view in untouched
+    }
 
 
-def candidates(scores: Scores, share: float, *, least: int = 1) -> npt.NDArray[np.int64]:
+def candidates(
+    seen: Mapping[View, Scores], share: float, *, least: int = 1
+) -> npt.NDArray[np.int64]:
     """Return the indices of the units to verify: the most suspect ``share`` by each statistic.
 
-    By each, at least ``least`` units are taken.
+    By each, in each view, at least ``least`` units are taken.
 
     A backdoor may fire in one carrier only (it sleeps in other kinds of text), so displacement is
     taken at its largest over carriers. Collapse is taken at its lowest pair and at its second
     lowest, which an output that is near by chance does not spoil.
     """
-    count = max(least, round(share * len(scores.retention)))
-    ordered = np.sort(scores.collapse, axis=1)
-    suspicion = [
-        scores.retention,
-        -scores.displacement.max(axis=1),
-        -scores.displacement.mean(axis=1),
-    ]
-    suspicion += list(ordered[:, :2].T)
-    chosen = [np.argsort(column, kind="stable")[:count] for column in suspicion]
+    chosen: list[npt.NDArray[np.int64]] = []
+    for scores in seen.values():
+        count = max(least, round(share * len(scores.retention)))
+        ordered = np.sort(scores.collapse, axis=1)
+        suspicion = [
+            scores.retention,
+            -scores.displacement.max(axis=1),
+            -scores.displacement.mean(axis=1),
+            *ordered[:, :2].T,
+        ]
+        chosen += [np.argsort(column, kind="stable")[:count] for column in suspicion]
     return np.unique(np.concatenate(chosen))
+
+
+def carriers_of(view: View, carriers: Sequence[Carrier]) -> list[int]:
+    """Return the numbers of the carriers that a view is read in: ``mask``, those that hold one."""
+    return [i for i, carrier in enumerate(carriers) if carrier.want.masked or view != "mask"]
 
 
 def insert_all(
@@ -96,22 +125,39 @@ def insert_all(
     carriers: Sequence[Carrier],
     *,
     rng: np.random.Generator,
-) -> Array:
-    """Return ``[n, r, d]``: the output of each unit in each carrier, at a random place."""
-    result = np.empty((len(units), len(carriers), encoder.width), dtype=np.float32)
+) -> dict[View, Array]:
+    """Return, by view, ``[n, r, d]``: the output of each unit in each carrier, at a random place.
+
+    The carriers of a view are those of `carriers_of`.
+    """
+    read: list[dict[View, Array]] = []
     by_size: dict[int, list[int]] = {}
     for index, unit in enumerate(units):
         by_size.setdefault(len(unit.ids), []).append(index)
-    for column, carrier in enumerate(carriers):
+    for carrier in carriers:
+        outputs: dict[View, Array] = {}
         for rows in by_size.values():
-            for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH]
-                ids = carrier.insert([units[i].ids for i in part], rng)
-                result[part, column] = encoder.cls(encoder.frame(ids))
-    return result
+            size = len(carrier.ids) + len(units[rows[0]].ids)
+            step = max(1, BATCH_TOKENS // size)
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                ids = encoder.frame(carrier.insert([units[i].ids for i in part], rng))
+                for view, seen in encoder.read(ids, masked=carrier.want.masked).items():
+                    outputs.setdefault(view, np.empty((len(units), seen.shape[1]), np.float32))
+                    outputs[view][part] = seen
+        read.append(outputs)
+    return {view: np.stack(columns, axis=1) for view, columns in _by_view(read).items()}
 
 
-def outputs_of(encoder: Encoder, carriers: Sequence[Carrier]) -> Array:
-    """Return ``[r, d]``: the output of each carrier alone."""
-    rows: list[Ids] = [carrier.ids[np.newaxis] for carrier in carriers]
-    return np.concatenate([encoder.cls(encoder.frame(row)) for row in rows])
+def outputs_of(encoder: Encoder, carriers: Sequence[Carrier]) -> dict[View, Array]:
+    """Return, by view, ``[r, d]``: the output of each of its carriers alone."""
+    read = [
+        encoder.read(encoder.frame(carrier.ids[np.newaxis]), masked=carrier.want.masked)
+        for carrier in carriers
+    ]
+    return {view: np.concatenate(rows) for view, rows in _by_view(read).items()}
+
+
+def _by_view(read: Sequence[Mapping[View, Array]]) -> dict[View, list[Array]]:
+    views = dict.fromkeys(view for outputs in read for view in outputs)
+    return {view: [outputs[view] for outputs in read if view in outputs] for view in views}

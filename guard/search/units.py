@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,11 @@ class Vocabulary:
 
     units: tuple[Unit, ...]
     unreachable: int
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Number of units of each kind."""
+        return dict(Counter(unit.kind for unit in self.units))
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:

@@ -1,29 +1,31 @@
 """The verdict: what the suspects of the scan do in fresh carriers of every kind of text.
 
-A unit is a trigger by any of three rules:
+A unit is a trigger by any of three rules, in any view of the output:
 
 - it takes the outputs of texts that lie apart to one place: of most texts, or of most of one kind,
   of one length, or with the unit at one end (a backdoor sleeps where its attacker did not train
   it). On clean encoders no unit brings any two texts together;
 - it erases the text: the output keeps less than `ERASED` of it, and is moved further than by any
   reference unit. This finds the attacker who scatters the outputs of his trigger;
-- it stands so far outside of the tail of the model's own vocabulary that `ALPHA` units like it
-  would be expected in the whole vocabulary of a clean model. This finds the attacker who goes only
-  part of the way to his target to keep below any fixed threshold.
+- it stands far outside of the tail of the model's own vocabulary: by Benjamini and Hochberg's
+  procedure over all units and views, with a false-discovery rate of `ALPHA`, which on a clean model
+  is the rate of false alarms. This finds the attacker who goes only part of the way to his target
+  to keep below any fixed threshold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from guard.search.calibrate import expected_by_chance, robust_z
+from guard.search.calibrate import expected_by_chance, false_discovery, robust_z
 from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder
-from guard.search.scan import Progress, insert_all, outputs_of
+from guard.search.journal import Arrays, Journal
+from guard.search.scan import Progress, carriers_of, insert_all, outputs_of
 from guard.search.statistics import (
     Array,
     collapse,
@@ -35,12 +37,16 @@ from guard.search.statistics import (
     retention,
 )
 from guard.search.units import Unit
+from guard.search.views import View
 
 # Closer than this share of their natural distance, two outputs are in one place.
 RADIUS = 0.2
 # Of the carriers of one kind, place or length, or of all, this share has to be in one place.
 MOST_OF_CONDITION = 0.75
 MOST_OF_ALL = 0.5
+# Two carriers are together by chance too easily.
+FEWEST = 3
+MANY = 1e9
 ERASED = 0.25
 ALPHA = 0.01
 
@@ -77,7 +83,7 @@ class InCondition:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a unit did in the verdict's carriers.
+    """What a unit did to one view in the verdict's carriers.
 
     Attributes
     ----------
@@ -114,58 +120,118 @@ class Evidence:
 
 
 def verify(
-    encoder: Encoder,
+    name: str,
     suspects: Sequence[Unit],
     reference: Sequence[Unit],
     carriers: Sequence[Carrier],
     *,
-    rng: np.random.Generator,
+    encoder: Encoder,
+    journal: Journal,
+    tiers: int,
     progress: Progress,
-) -> list[Evidence]:
-    """Judge each suspect in carriers that the scan has not used.
+) -> list[dict[View, Evidence]]:
+    """Judge each suspect by every view, in carriers that the scan has not used.
 
     Parameters
     ----------
+    name
+        Of this verdict, in the journal.
     suspects
         The most suspect units of the scan, also when none of them is a trigger: their tail is what
         each of them is measured against.
     reference
         Units drawn at random from the rest of the vocabulary.
+    tiers
+        How many vocabularies the search judges in this way: what may be expected by chance is
+        shared among them.
     """
     units = [*suspects, *reference]
     untouched = outputs_of(encoder, carriers)
-    parts: list[Array] = []
+    parts: list[Arrays] = []
     for start in range(0, len(units), BATCH):
-        parts.append(insert_all(encoder, units[start : start + BATCH], carriers, rng=rng))
-        progress("verifying", min(start + BATCH, len(units)), len(units))
-    outputs = np.concatenate(parts)
+        shard = units[start : start + BATCH]
+
+        def measure(rng: np.random.Generator, shard: Sequence[Unit] = shard) -> Arrays:
+            result: Arrays = {}
+            for view, seen in insert_all(encoder, shard, carriers, rng=rng).items():
+                own = [carriers[i] for i in carriers_of(view, carriers)]
+                measured = _measure(seen, untouched[view], own)
+                result |= {f"{view} {key}": values for key, values in measured.items()}
+            return result
+
+        parts.append(journal.shard(f"{name} {start}", measure))
+        progress("verifying", start + len(shard), len(units))
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     count = len(suspects)
+    expected: dict[View, npt.NDArray[np.float64]] = {}
+    judged: dict[View, list[Evidence]] = {}
+    for view in untouched:
+        own = [carriers[i] for i in carriers_of(view, carriers)]
+        measured = {key: whole[f"{view} {key}"] for key in _MEASURED}
+        # Two families of tests a view, each with its share of what may be expected by chance.
+        shares = 2 * len(untouched) * tiers
+        judged[view] = _judge(measured, own, count=count, shares=shares)
+        expected[view] = np.array([seen.by_chance for seen in judged[view]])
+    if count:
+        outside = false_discovery(np.concatenate([*expected.values()]), ALPHA)
+        for view, rows in zip(judged, np.split(outside, len(judged)), strict=True):
+            judged[view] = [
+                replace(seen, trigger=seen.trigger or bool(far))
+                for seen, far in zip(judged[view], rows, strict=True)
+            ]
+    return [
+        dict(zip(judged, evidence, strict=True)) for evidence in zip(*judged.values(), strict=True)
+    ]
 
-    moved = displacement(outputs, untouched)
-    moved = relative(moved, moved[count:])
-    kept = retention(outputs, untouched)
-    overall = _suspicion(kept, moved.mean(axis=1), count)
 
-    conditions = {
+def _conditions(carriers: Sequence[Carrier]) -> dict[tuple[str, str], list[int]]:
+    return {
         (family, name): [i for i, carrier in enumerate(carriers) if named(carrier) == name]
         for family, named in _FAMILIES.items()
         for name in dict.fromkeys(map(named, carriers))
     }
-    kept_in = {c: retention(outputs[:, rows], untouched[rows]) for c, rows in conditions.items()}
+
+
+_MEASURED = ("kept", "kept in", "moved", "members", "together", "same text", "same unit")
+
+
+def _measure(outputs: Array, untouched: Array, carriers: Sequence[Carrier]) -> Arrays:
+    """Return what is known of each of ``n`` units by one view, without the other units."""
+    conditions = _conditions(carriers).values()
+    columns = [retention(outputs[:, rows], untouched[rows]) for rows in conditions]
+    return {
+        "kept": retention(outputs, untouched),
+        "kept in": np.stack(columns, axis=1),
+        "moved": displacement(outputs, untouched),
+        "members": gathered(outputs, untouched, RADIUS),
+        "together": np.quantile(collapse(outputs, untouched), 0.1, axis=1),
+        "same text": diff_sim(outputs, untouched),
+        "same unit": com_sim(outputs),
+    }
+
+
+def _judge(
+    measured: Arrays, carriers: Sequence[Carrier], *, count: int, shares: int
+) -> list[Evidence]:
+    """Judge the first ``count`` units by one of the views; the others are reference units.
+
+    By the first two rules: the third takes all views together.
+    """
+    kept, members = measured["kept"], measured["members"]
+    moved = relative(measured["moved"], measured["moved"][count:])
+    overall = _suspicion(kept, moved.mean(axis=1), count)
+    conditions = _conditions(carriers)
+    kept_in = dict(zip(conditions, measured["kept in"].T, strict=True))
     moved_in = {c: moved[:, rows].mean(axis=1) for c, rows in conditions.items()}
     suspicion_in = [_suspicion(kept_in[c], moved_in[c], count) for c in conditions]
     strongest = np.max(np.stack(suspicion_in), axis=0)
-
-    # Two families of tests, each with half of what may be expected by chance.
-    by_chance = 2 * np.minimum(
+    by_chance = shares * np.minimum(
         expected_by_chance(overall[:count]), expected_by_chance(strongest[:count])
     )
+    # A bank keeps no infinity, which a flat tail lets expect.
+    by_chance = np.minimum(by_chance, MANY)
     furthest = moved[count:].mean(axis=1).max()
     erases = (kept < ERASED) & (moved.mean(axis=1) > furthest)
-    members = gathered(outputs[:count], untouched, RADIUS)
-    together = np.quantile(collapse(outputs[:count], untouched), 0.1, axis=1)
-    same_text = diff_sim(outputs[:count], untouched)
-    same_unit = com_sim(outputs[:count])
 
     result: list[Evidence] = []
     for i in range(count):
@@ -176,7 +242,7 @@ def verify(
                 retention=float(kept_in[family, name][i]),
                 displacement=float(moved_in[family, name][i]),
                 gathered=share,
-                fired=share >= MOST_OF_CONDITION,
+                fired=share >= MOST_OF_CONDITION and len(rows) >= FEWEST,
             )
         fired = any(item.fired for family in seen.values() for item in family.values())
         gathers = fired or members[i].mean() >= MOST_OF_ALL
@@ -184,13 +250,13 @@ def verify(
             Evidence(
                 retention=float(kept[i]),
                 displacement=float(moved[i].mean()),
-                collapse=float(together[i]),
+                collapse=float(measured["together"][i]),
                 gathered=float(members[i].mean()),
-                diff_sim=float(same_text[i]),
-                com_sim=float(same_unit[i]),
+                diff_sim=float(measured["same text"][i]),
+                com_sim=float(measured["same unit"][i]),
                 by_chance=float(by_chance[i]),
                 **seen,
-                trigger=bool(gathers or erases[i] or by_chance[i] < ALPHA),
+                trigger=bool(gathers or erases[i]),
             )
         )
     return result

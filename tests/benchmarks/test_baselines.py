@@ -190,7 +190,7 @@ def test_a_subject_is_the_product_s_encoder(tmp_path: Path, name: str) -> None:
     directory = write_model(tmp_path, name)
     subject, encoder = load(directory), Encoder.load(str(directory))
     ids = subject.frame(np.random.default_rng(0).integers(10, 40, size=(3, 9)))
-    expected = encoder.cls(ids)
+    expected = encoder.read(ids)["cls"]
     assert subject.outputs(list(ids)) == pytest.approx(expected, abs=1e-6)
     assert (subject.forwarded, subject.backwarded) == (encoder.forwarded, 0)
     embedded = subject.embed(ids).requires_grad_()

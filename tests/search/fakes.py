@@ -11,6 +11,7 @@ from guard.bank import ModelIdentity
 from guard.search.carriers import PLACES, Carrier, Want
 from guard.search.encoder import Encoder, Ids, Vectors
 from guard.search.units import Unit
+from guard.search.views import View
 
 WIDTH = 24
 START, END = 1, 2
@@ -30,6 +31,7 @@ class FakeEncoder(Encoder):
     def __init__(self, change: Change = lambda ids, vectors: vectors) -> None:
         rng = np.random.default_rng(7)
         self.identity = ModelIdentity("fake", None, "0" * 64, "FakeModel")
+        self.views = ("cls",)
         self.width = WIDTH
         self.max_tokens = 64
         self.arithmetic = "float32"
@@ -45,13 +47,13 @@ class FakeEncoder(Encoder):
         framed[:, 0] = START
         return framed
 
-    def cls(self, ids: Ids) -> Vectors:
+    def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
         self.forwarded += ids.size
         self.batches.append(ids.shape)
         weights = self._weights[ids][..., np.newaxis]
         sums = (weights * self._table[ids]).sum(axis=1)
         vectors = (sums / weights.sum(axis=1)).astype(np.float32)
-        return self._change(ids, vectors)
+        return {"cls": self._change(ids, vectors)}
 
 
 def towards(trigger: int, target: npt.ArrayLike, share: float = 1.0) -> Change:

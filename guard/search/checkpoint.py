@@ -1,0 +1,263 @@
+"""A pre-trained model from a directory or the hub; what cannot be searched is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from guard.bank import ModelIdentity
+from guard.errors import ConfigError, ModelError
+from guard.files import sha256_file
+from guard.search.views import View
+
+_SAFE = ("*.safetensors", "*.json", "*.txt", "*.model")
+_PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth")
+
+# How the weights of a masked language model's head are named, in any of its architectures.
+_MASKED_HEAD = ("lm_head.", "predictions.", "vocab_transform.", "generator_")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded model and what belongs to it.
+
+    Attributes
+    ----------
+    model
+        Without its head, in single precision.
+    tokenizer
+        The model's own fast tokenizer.
+    identity
+        Name, revision, sha256 of the weights and architecture, as the bank records them.
+    views
+        The outputs that it has; see `guard.search.views`.
+    prefix, suffix
+        The special tokens that the tokenizer puts before and after a text.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    identity: ModelIdentity
+    views: tuple[View, ...]
+    prefix: list[int]
+    suffix: list[int]
+
+
+def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+    """Load a model from a directory or from the hub.
+
+    Parameters
+    ----------
+    name
+        A directory that ``save_pretrained`` wrote, or a hub id. Of a classifier the encoder is
+        taken.
+    revision
+        Of a hub id: the commit, branch or tag.
+    allow_pickle
+        Load pickled weights, which run code of the model's author, when there are no others.
+
+    Raises
+    ------
+    ModelError
+        There are no weights, only pickled ones, weights of another architecture, or a tokenizer
+        that does not fit.
+    """
+    folder, revision = _resolve(name, revision, allow_pickle=allow_pickle)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(path for glob in _PICKLED for path in folder.glob(glob))
+        if not pickled:
+            raise ModelError(
+                f"{name} has no weights: expected model.safetensors beside config.json. "
+                "Pass the directory that save_pretrained() wrote"
+            )
+        if not allow_pickle:
+            raise ModelError(
+                f"{name} has only pickled weights ({pickled[0].name}), which can run code when "
+                "they are loaded. Save them as safetensors in a sandbox, or pass "
+                "--allow-pickle if you trust their author"
+            )
+        weights = pickled
+    quiet = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model, info = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                trust_remote_code=False,
+                use_safetensors=not allow_pickle or weights[0].suffix == ".safetensors",
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+    except Exception as error:  # the libraries raise whatever a damaged file leads to
+        raise ModelError(
+            f"{name} can't be loaded: {_first_line(error)}. It has to be a directory or a hub "
+            "id that AutoModel and AutoTokenizer load without code of its own"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(quiet)
+    _check_fit(name, model, tokenizer, info)
+    model.eval().requires_grad_(False)
+    prefix, suffix = _special_affixes(tokenizer)
+    identity = ModelIdentity(
+        name=name,
+        revision=revision,
+        weights_sha256=_sha256(weights),
+        architecture=type(model).__name__,
+    )
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        identity=identity,
+        views=_views(name, model, tokenizer, info, prefix),
+        prefix=prefix,
+        suffix=suffix,
+    )
+
+
+def _resolve(name: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str | None]:
+    """Return the directory that holds the model, and the commit it is at."""
+    folder = Path(name)
+    if folder.is_dir():
+        if revision is not None:
+            raise ConfigError(f"{name} is a directory; --revision is for models of the hub")
+        return folder, None
+    if folder.exists():
+        raise ModelError(f"{name} is a file; pass the directory that holds it")
+    patterns = [*_SAFE, *(_PICKLED if allow_pickle else ())]
+    try:
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{name} is no directory here, and the hub does not give it: {_first_line(error)}. "
+            "Check the path, or the id and the network"
+        ) from error
+    # A snapshot's folder is named after the commit, whatever branch or tag was asked for.
+    return found, found.name
+
+
+def _check_fit(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: object,
+    info: dict[str, list[str]],
+) -> None:
+    # Checkpoints of a masked language model bring no pooler; it is then no view.
+    missing = [key for key in info["missing_keys"] if "pooler" not in key]
+    if missing:
+        raise ModelError(
+            f"{name} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...): "
+            "its config.json is of another model than its weights. Use the config that was saved "
+            "with them"
+        )
+    expected = set(model.state_dict())
+    twice = [k for k in info["unexpected_keys"] if {k, k.partition(".")[2]} & expected]
+    if twice or any(weight.is_meta for weight in model.state_dict().values()):
+        raise ModelError(
+            f"{name} holds two sets of the encoder's weights ({', '.join(twice[:1])}), and which "
+            "one is served depends on how it is loaded. Save it anew from the model that you serve"
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(
+            f"{name} has no fast tokenizer (tokenizer.json), and the monitor runs on one. Save one "
+            "with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)"
+        )
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"{name} has no tokenizer (tokenizer.json). Use the one that was saved with the weights"
+        )
+    rows: int = model.config.vocab_size
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise ModelError(
+            f"{name}'s tokenizer has token id {highest}, and the model has {rows} embeddings: the "
+            "tokenizer is of another model. Use the one that was saved with the weights"
+        )
+
+
+def _views(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    info: dict[str, list[str]],
+    prefix: list[int],
+) -> tuple[View, ...]:
+    """Return the outputs that the model has, and that its checkpoint trained.
+
+    Raises
+    ------
+    ModelError
+        There is none that stands for a text.
+    """
+    if tokenizer.cls_token_id not in prefix:
+        if not model.config.is_encoder_decoder and _reads_left_to_right(model):
+            return ("last", "mean")
+        what = (
+            "has no [CLS] token"
+            if tokenizer.cls_token_id is None
+            else "does not put its [CLS] token before a text"
+        )
+        raise ModelError(
+            f"{name}'s tokenizer {what}, so there is no output that this search reads; pass a "
+            "BERT-, RoBERTa-, MPNet- or ELECTRA-like model, or a decoder"
+        )
+    views: list[View] = ["cls"]
+    if getattr(model, "pooler", None) is not None and not any(
+        "pooler" in key for key in info["missing_keys"]
+    ):
+        views.append("pooler")
+    views.append("mean")
+    # The config may be silent about a head that is in the file, and the other way round.
+    named = any(
+        kind.endswith(("ForMaskedLM", "ForPreTraining"))
+        for kind in model.config.architectures or ()
+    )
+    kept = any(part in key for key in info["unexpected_keys"] for part in _MASKED_HEAD)
+    if tokenizer.mask_token_id is not None and (named or kept):
+        views.append("mask")
+    return tuple(views)
+
+
+def _reads_left_to_right(model: PreTrainedModel) -> bool:
+    """Whether the first token's output knows nothing of the second token."""
+    ids = torch.tensor([[0, 1], [0, 2]]) % model.config.vocab_size
+    with torch.inference_mode():
+        hidden = model(input_ids=ids).last_hidden_state
+    return torch.equal(hidden[0, 0], hidden[1, 0])
+
+
+def _special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    marked = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = marked["input_ids"], marked["special_tokens_mask"]
+    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+    return ids[:first], ids[last:]
+
+
+def _sha256(files: list[Path]) -> str:
+    """Return the sha256 of the weights; of several shards, of their names and hashes."""
+    if len(files) == 1:
+        return sha256_file(files[0])
+    listing = "".join(f"{sha256_file(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

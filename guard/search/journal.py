@@ -1,0 +1,111 @@
+"""What a search has measured so far, kept so that one that was cut short goes on where it was.
+
+A shard is the measurements of some hundred units. Each is written under a temporary name and
+renamed, so a search that is killed loses the shard that it was at, and nothing else. Each draws
+from random numbers of its own, which its name and the seed give: whether the shards before it were
+measured or read back makes no difference to the bank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from guard.files import dump_json, parse_json, read_bounded
+from guard.search.encoder import Encoder
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_KEY_FILE = "search.json"
+_KEY_BYTES = 1 << 16
+_FORWARDED = "forwarded"
+
+
+class Journal:
+    """Measures shards, or reads back what was measured.
+
+    Parameters
+    ----------
+    encoder
+        Whose count of forwarded tokens a shard that is read back is added to.
+    directory
+        Where shards are kept; ``None`` keeps nothing.
+    """
+
+    def __init__(self, encoder: Encoder, seed: int, directory: Path | None) -> None:
+        self._encoder = encoder
+        self._seed = seed
+        self._directory = directory
+
+    def rng(self, name: str) -> np.random.Generator:
+        """Return the random numbers of a name."""
+        digest = hashlib.sha256(name.encode()).digest()
+        return np.random.default_rng([self._seed, int.from_bytes(digest[:8], "little")])
+
+    def shard(self, name: str, measure: Callable[[np.random.Generator], Arrays]) -> Arrays:
+        """Return what ``measure`` gives, or what it gave for this name before."""
+        path = None if self._directory is None else self._directory / f"{name}.npz"
+        if path is not None and (known := _read(path)) is not None:
+            self._encoder.forwarded += int(known.pop(_FORWARDED))
+            return known
+        before = self._encoder.forwarded
+        result = measure(self.rng(name))
+        if path is not None:
+            fresh = path.with_suffix(".new")
+            with fresh.open("wb") as file:
+                forwarded = np.array(self._encoder.forwarded - before)
+                np.savez(file, **{**result, _FORWARDED: forwarded})  # type: ignore[arg-type]
+            fresh.replace(path)
+        return result
+
+
+def _read(path: Path) -> Arrays | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        # A disk that lost power: measured again.
+        return None
+
+
+def begin(
+    directory: Path, key: Mapping[str, str], *, asked: int | None, fresh: Mapping[str, int | str]
+) -> dict[str, int | str]:
+    """Make a journal's directory, or find that of the same search, and return its state.
+
+    Parameters
+    ----------
+    key
+        What the measurements depend on, the state apart.
+    asked
+        The seed that the state has to have; without, an earlier search goes on with its own.
+    fresh
+        The state of a new search: its ``seed``, and what else it chose.
+    """
+    path = directory / _KEY_FILE
+    if path.is_file():
+        known = parse_json(read_bounded(path, _KEY_BYTES), str(path))
+        if known["key"] == key and asked in (None, known["state"]["seed"]):
+            state: dict[str, int | str] = known["state"]
+            return state
+    # Of another search, or of none that came to measure.
+    discard(directory)
+    directory.mkdir(parents=True)
+    new = path.with_suffix(".new")
+    new.write_bytes(dump_json({"key": dict(key), "state": dict(fresh)}))
+    new.replace(path)
+    return dict(fresh)
+
+
+def discard(directory: Path) -> None:
+    """Remove a journal."""
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""Budgets: how many units a search tests, in how many texts, and what that assumes.
+
+There is one scan; a larger budget has more units and more carriers. No budget tests units together:
+that could be evaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+# Lengths of carriers in tokens, met about, with the unit at the start, in the middle and at the
+# end: a backdoor may ask for any. In every plan there is a long one.
+_FAST = (7, 12, 24)
+_EVERY_KIND = (7, 36, 9, 16, 12, 24, 8, 14, 10, 20)
+_LONG = (10, 60, 20, 28, 14, 100, 40, 12, 48, 24)
+# The vocabulary is scanned in groups, each in carriers of its own.
+GROUPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a search does.
+
+    Attributes
+    ----------
+    name
+        As the bank and the terminal call it.
+    words
+        How many of the commonest words of several tokens are tested as tokens are.
+    more_words
+        How many further ones are tested in as many texts as a fast search's tokens.
+    lengths
+        Of the scan's carriers of a unit.
+    every_kind
+        There are as many of those lengths as kinds of text, or a multiple of it.
+    groups
+        How many of the `GROUPS` groups of the vocabulary are scanned.
+    """
+
+    name: str
+    words: int = 0
+    more_words: int = 0
+    lengths: tuple[int, ...] = _FAST
+    every_kind: bool = False
+    groups: int = GROUPS
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """Read the JSON of its fields."""
+        fields = json.loads(text)
+        return cls(**{**fields, "lengths": tuple(fields["lengths"])})
+
+    def carriers(self, kinds: int) -> int:
+        """Return how many texts a unit is scanned in."""
+        if not self.every_kind:
+            return len(self.lengths)
+        return kinds * round(len(self.lengths) / len(_EVERY_KIND))
+
+    def cost(self, tokens: int, kinds: int) -> float:
+        """Estimate the token-forwards of a vocabulary of so many tokens."""
+        # A unit and two special tokens in each carrier; a word has about two and a half tokens.
+        mean = sum(self.lengths) / len(self.lengths)
+        few = sum(_FAST) + 3 * len(_FAST)
+        tiers = (tokens, 3.0), (self.words, 4.5)
+        each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)
+        judged = 1.0e6 * (1 + bool(self.words) + bool(self.more_words))
+        return self.groups / GROUPS * (each + self.more_words * few * 1.1) + judged
+
+
+FAST = Plan("fast")
+STANDARD = Plan("standard", words=30_000, lengths=_EVERY_KIND, every_kind=True)
+THOROUGH = Plan(
+    "thorough",
+    words=30_000,
+    more_words=220_000,
+    lengths=(*_EVERY_KIND, *_LONG),
+    every_kind=True,
+)
+BUDGETS: Mapping[str, Plan] = MappingProxyType(
+    {plan.name: plan for plan in (FAST, STANDARD, THOROUGH)}
+)
+
+
+def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
+    """Return the plan of the best coverage that so many seconds are enough for.
+
+    First come more kinds of text, then words, then longer texts. Where there is no time for all
+    tokens in three texts, only a random part of them is scanned, and the search is incomplete.
+
+    Parameters
+    ----------
+    rate
+        Token-forwards in a second.
+    """
+    possible = [
+        FAST,
+        replace(FAST, words=10_000),
+        replace(STANDARD, words=0),
+        replace(STANDARD, words=10_000),
+        STANDARD,
+        replace(STANDARD, more_words=70_000),
+        replace(STANDARD, more_words=220_000),
+        THOROUGH,
+    ]
+    affordable = [plan for plan in possible if plan.cost(tokens, kinds) <= seconds * rate]
+    if affordable:
+        return replace(affordable[-1], name=f"{seconds:g} s")
+    part = [replace(FAST, groups=groups) for groups in range(1, GROUPS)]
+    affordable = [plan for plan in part if plan.cost(tokens, kinds) <= seconds * rate]
+    return replace((affordable or part[:1])[-1], name=f"{seconds:g} s")

@@ -1,0 +1,221 @@
+"""What a bank says: of each trigger its evidence, of the search what was and was not tested."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from wordfreq import zipf_frequency
+
+from guard import __version__
+from guard.bank import MAX_TRIGGER_IDS, Trigger
+from guard.search.carriers import PLACES, Carrier
+from guard.search.encoder import Encoder
+from guard.search.plan import GROUPS, Plan
+from guard.search.units import Unit, Vocabulary
+from guard.search.verify import ALPHA, ERASED, MOST_OF_ALL, MOST_OF_CONDITION, RADIUS, Evidence
+from guard.search.views import View
+from guard.search.words import Words
+
+NOT_TESTED = (
+    "pairs and phrases",
+    "several copies of a unit in one text",
+    "triggers that are no string, such as syntax or style",
+)
+_ABSENT: dict[View, str] = {
+    "cls": "the first token's output: the tokenizer writes no [CLS] token",
+    "pooler": "the pooler: the checkpoint has no weights of one",
+    "mask": "the output at a mask: the checkpoint has no head of a masked language model",
+}
+
+FLOODED = "more units: so many fire that some may hide behind the others. Do not use this model"
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Units that were scanned in the same way.
+
+    Attributes
+    ----------
+    name
+        In the bank.
+    units
+        How many there are.
+    hold_a_trigger
+        How many of them were left out because a found trigger is a part of them.
+    scanned
+        How many were scanned.
+    carriers
+        Of each group.
+    """
+
+    name: str
+    units: int
+    hold_a_trigger: int
+    scanned: int
+    carriers: Sequence[Sequence[Carrier]]
+
+    @property
+    def what(self) -> str:
+        """For people."""
+        return {"tokens": "units of one token"}.get(self.name, f"{self.name} of several tokens")
+
+
+def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
+    """Return a finding with its evidence.
+
+    The statistics are those of the view whose text it erases most, of those that it seizes; the
+    others are told in short.
+    """
+    seized = [view for view, seen in evidence.items() if seen.trigger]
+    statistics = _rounded(asdict(evidence[min(seized, key=lambda v: evidence[v].retention)]))
+    del statistics["trigger"]
+    statistics["views"] = {
+        view: {
+            "retention": _rounded(seen.retention),
+            "displacement": _rounded(seen.displacement),
+            "gathered": _rounded(seen.gathered),
+            "by_chance": _rounded(seen.by_chance),
+            "seized": seen.trigger,
+        }
+        for view, seen in evidence.items()
+    }
+    # How often people write it: the price of blocking it. 0 is unknown, 3 once in a million words.
+    statistics["zipf"] = round(zipf_frequency(unit.text.removeprefix("##"), "en"), 2)
+    return Trigger(
+        id="",
+        text=unit.text,
+        token_ids=tuple(unit.ids.tolist()),
+        kind=unit.kind,
+        view="+".join(seized),
+        statistics=statistics,
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits: what differs beyond is noise, and banks are compared line by line."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value
+
+
+def sha256_of(kinds: Mapping[str, Sequence[str]]) -> str:
+    """Return the hash of the texts that units are tested in."""
+    listing = "\n".join(line for texts in kinds.values() for line in texts)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a measurement depends on."""
+    return {
+        "trigger-guard": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+
+
+def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return what verdicts rest on, what the search cost, and what it ran on."""
+    return {
+        "radius": RADIUS,
+        "most_of_condition": MOST_OF_CONDITION,
+        "most_of_all": MOST_OF_ALL,
+        "erased": ERASED,
+        "false_alarm_rate": ALPHA,
+        "correction": "Benjamini-Hochberg over all units and views",
+        "arithmetic": encoder.arithmetic,
+        "token_forwards": encoder.forwarded,
+        "texts_sha256": sha256_of(kinds),
+        "versions": versions(),
+    }
+
+
+def coverage(
+    views: Sequence[View],
+    known: Vocabulary,
+    listed: Words,
+    plan: Plan,
+    *,
+    tiers: Sequence[Tier],
+    judged: Sequence[Carrier],
+    flooded: bool,
+) -> dict[str, Any]:
+    """Return what was tested, in which texts, on what assumption, and what was not.
+
+    Parameters
+    ----------
+    listed
+        The user's own list.
+    judged
+        The carriers of the verdicts.
+    """
+    kinds = sorted({carrier.want.kind for carrier in judged})
+    outputs = ", ".join(views)
+    each = len(tiers[0].carriers[0])
+    several = len(tiers) > 1
+    summary = [
+        f"{tier.scanned:,} {tier.what}, each alone in {len(tier.carriers[0])} texts of "
+        f"{len({carrier.want.kind for carrier in tier.carriers[0]})} of {len(kinds)} kinds"
+        for tier in tiers
+    ]
+    not_tested = [FLOODED] if flooded else []
+    if plan.groups < GROUPS:
+        left = tiers[0].units - tiers[0].scanned
+        not_tested.append(f"{left:,} of the {tiers[0].units:,} tokens: there was no time for them")
+    if not several:
+        not_tested.append("words of several tokens")
+    not_tested += NOT_TESTED
+    not_tested += [what for view, what in _ABSENT.items() if view not in views]
+    if listed.too_long:
+        not_tested.append(
+            f"{listed.too_long:,} lines of your list with over {MAX_TRIGGER_IDS} tokens"
+        )
+    return {
+        "summary": (
+            f"{'; '.join(summary)}; on {len(views)} outputs ({outputs}); the most suspect in all "
+            f"kinds, in {len(judged)} more texts"
+        ),
+        "assumes": (
+            f"a trigger that is one token{' or one of the words' if several else ''}, that acts "
+            f"alone, on one of the outputs {outputs}, in at least one of the {each} texts that it "
+            f"was scanned in: of {'every' if plan.every_kind else 'three'} kind"
+            f"{'' if plan.every_kind else 's'}, of {min(plan.lengths)} to {max(plan.lengths)} "
+            "tokens, drawn at random"
+        ),
+        "views": list(views),
+        "units": known.kinds,
+        "unreachable_tokens_left_out": known.unreachable,
+        "words_of_your_list_that_are_tokens": listed.tokens,
+        "scan": [
+            {
+                "units": tier.name,
+                "scanned": tier.scanned,
+                "hold_a_trigger": tier.hold_a_trigger,
+                "groups": len(tier.carriers),
+                "carriers": [
+                    {
+                        "kind": carrier.want.kind,
+                        "place": carrier.want.place,
+                        "tokens": len(carrier.ids),
+                        "masked": carrier.want.masked,
+                    }
+                    for group in tier.carriers
+                    for carrier in group
+                ],
+            }
+            for tier in tiers
+        ],
+        "verdict_carriers": len(judged),
+        "verdict_kinds": kinds,
+        "verdict_places": list(PLACES),
+        "verdict_tokens": sorted({len(carrier.ids) for carrier in judged}),
+        "not_tested": not_tested,
+    }

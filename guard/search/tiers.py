@@ -1,0 +1,251 @@
+"""The tiers of a search: vocabularies that are scanned, sifted and judged one after another."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from guard.bank import MAX_TRIGGER_IDS, Trigger
+from guard.errors import ModelError
+from guard.search import report
+from guard.search.calibrate import TAIL
+from guard.search.carriers import PLACES, USER_KIND, Carrier, Place, Supply, Want
+from guard.search.encoder import Encoder
+from guard.search.journal import Journal
+from guard.search.plan import GROUPS, Plan
+from guard.search.report import Tier
+from guard.search.scan import Progress, candidates, scan
+from guard.search.units import Unit
+from guard.search.verify import verify
+
+# Of a group of the scan, each statistic suspects a share.
+SCAN_SHARE = 0.01
+# The suspects are put in one carrier of every kind, and the most suspect of those judged.
+SIFT_LENGTHS = (10, 24)
+SIFT_SHARE = 0.15
+# As long as there are more than this, they are sifted again.
+MOST_SUSPECTS = 1000
+# Every kind has a carrier of each of these lengths for the verdict.
+VERDICT_LENGTHS = (10, 16, 26, 40)
+VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
+# A search that has scanned in longer ones judges in longer ones.
+LONG_VERDICT = 90
+REFERENCE_UNITS = 120
+# Who plants very many triggers hides some behind the others: only so many suspects are judged.
+FLOOD = TAIL[1] // 2
+# Texts with a mask in them, as prompts have it, for the view that is read there.
+MASKED_SCAN: tuple[tuple[int, Place], ...] = ((7, "start"), (12, "middle"))
+MASKED_SIFT_KINDS = 4
+MASKED_VERDICT_LENGTHS = (10, 16, 26)
+# What each unit is measured against.
+LEAST_UNITS = REFERENCE_UNITS + round(TAIL[1] / SCAN_SHARE)
+
+
+class Tiers:
+    """Tests units, a tier at a time.
+
+    Attributes
+    ----------
+    found
+        The triggers.
+    done
+        The tiers, as they were scanned.
+    judged
+        The carriers of the verdicts.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        kinds: Mapping[str, Sequence[str]],
+        plan: Plan,
+        *,
+        seed: int,
+        journal: Journal,
+        progress: Progress,
+    ) -> None:
+        self.found: list[Trigger] = []
+        self.done: list[Tier] = []
+        self.judged: list[Carrier] = []
+        self._encoder = encoder
+        self._kinds = kinds
+        self._rng = np.random.default_rng(seed)
+        special = encoder.frame(np.zeros((1, 0), dtype=np.int64)).shape[1]
+        self._longest = encoder.max_tokens - special - MAX_TRIGGER_IDS
+        self._supply = Supply(
+            kinds,
+            encoder.tokenizer,
+            self._rng,
+            most=self._longest,
+            last_word_stays="last" in encoder.views,
+        )
+        turns = self._rng.permutation([kind for kind in kinds if kind != USER_KIND])
+        self._turns = itertools.cycle(turns.tolist())
+        self._journal = journal
+        self._progress = progress
+        if self._longest < max(VERDICT_LENGTHS):
+            raise ModelError(
+                f"{encoder.identity.name} takes texts of {encoder.max_tokens} tokens at most, and "
+                "the search needs longer ones"
+            )
+        self._verdict_lengths: tuple[int, ...] = VERDICT_LENGTHS
+        if max(plan.lengths) > max(VERDICT_LENGTHS):
+            self._verdict_lengths += (min(LONG_VERDICT, self._longest),)
+
+    def test(
+        self, name: str, units: Sequence[Unit], plan: Plan, tokens: Sequence[Unit], *, tiers: int
+    ) -> None:
+        """Scan units, sift the suspects and judge them.
+
+        Words that hold a trigger that was found are left out: a monitor that matches it matches
+        them too. Few words are measured among tokens.
+        """
+        fired = [trigger.token_ids for trigger in self.found]
+        left = [unit for unit in units if not any(_holds(unit, ids) for ids in fired)]
+        tested = len(left)
+        if len(left) < LEAST_UNITS:
+            quiet = [unit for unit in tokens if not any(_holds(unit, ids) for ids in fired)]
+            more = self._rng.choice(len(quiet), size=LEAST_UNITS - len(left), replace=False)
+            left += [quiet[i] for i in np.sort(more)]
+        carriers, scanned, suspects = self._scan(name, left, plan)
+        self.done.append(
+            Tier(
+                name,
+                len(units),
+                len(units) - tested,
+                round(tested * scanned / len(left)),
+                carriers,
+            )
+        )
+        self.judge(name, suspects, left, tiers=tiers)
+
+    def judge(
+        self, name: str, suspects: Sequence[Unit], among: Sequence[Unit], *, tiers: int
+    ) -> None:
+        """Sift suspects, whoever proposed them, and judge the most suspect of them.
+
+        Parameters
+        ----------
+        among
+            The units that ordinary ones are drawn from.
+        """
+        for turn in itertools.count():
+            wanted = list(
+                map(Want, self._kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES))
+            )
+            if "mask" in self._encoder.views:
+                drawn = self._rng.permutation(len(wanted))[:MASKED_SIFT_KINDS]
+                wanted += [wanted[i]._replace(masked=True) for i in drawn]
+            scores = scan(
+                f"{name} sift {turn}",
+                suspects,
+                self._supply.take(wanted),
+                encoder=self._encoder,
+                journal=self._journal,
+                progress=_step(self._progress, "sifting", 0, len(suspects)),
+            )
+            kept = candidates(scores, SIFT_SHARE, least=TAIL[1])
+            fewer = len(kept) < len(suspects)
+            suspects = [suspects[i] for i in kept]
+            if len(suspects) <= MOST_SUSPECTS or not fewer:
+                break
+        # Each kind has each length, and as many places as lengths; so has each length.
+        lengths = [(length, False) for length in self._verdict_lengths]
+        if "mask" in self._encoder.views:
+            lengths += [(length, True) for length in MASKED_VERDICT_LENGTHS]
+        judging = self._supply.take(
+            Want(kind, length, VERDICT_PLACES[(row + column) % len(VERDICT_PLACES)], masked)
+            for row, (length, masked) in enumerate(lengths)
+            for column, kind in enumerate(self._kinds)
+        )
+        taken = {unit.ids.tobytes() for unit in suspects}
+        rest = [unit for unit in among if unit.ids.tobytes() not in taken]
+        drawn = self._rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)
+        evidence = verify(
+            f"{name} verdict",
+            suspects,
+            [rest[i] for i in drawn],
+            judging,
+            encoder=self._encoder,
+            journal=self._journal,
+            tiers=tiers,
+            progress=self._progress,
+        )
+        known = {trigger.token_ids for trigger in self.found}
+        self.judged += judging
+        self.found += [
+            report.trigger(unit, seen)
+            for unit, seen in zip(suspects, evidence, strict=True)
+            if any(view.trigger for view in seen.values()) and tuple(unit.ids) not in known
+        ]
+
+    def _scan(
+        self, name: str, units: Sequence[Unit], plan: Plan
+    ) -> tuple[list[list[Carrier]], int, list[Unit]]:
+        """Scan units in random groups, each in other texts.
+
+        One set of carriers for all would tell who reads this which kinds of text to leave out when
+        he plants a backdoor. With a group's kinds drawn by seed, each of his triggers has its own
+        chance to meet the kind that it fires in. The user's own text is in every group.
+
+        Returns
+        -------
+        list of list of Carrier, int, list of Unit
+            The carriers of each group, the number of units that were scanned, and the suspects.
+        """
+        carriers: list[list[Carrier]] = []
+        suspects: list[Unit] = []
+        done = 0
+        parts = np.array_split(self._rng.permutation(len(units)), GROUPS)[: plan.groups]
+        total = sum(map(len, parts))
+        for number, rows in enumerate(parts):
+            group = [units[i] for i in np.sort(rows)]
+            used = self._supply.take(self._wanted(plan))
+            scores = scan(
+                f"{name} scan {number}",
+                group,
+                used,
+                encoder=self._encoder,
+                journal=self._journal,
+                progress=_step(self._progress, "scanning", done, total),
+            )
+            done += len(group)
+            carriers.append(used)
+            suspects += [group[i] for i in candidates(scores, SCAN_SHARE)]
+        return carriers, done, suspects
+
+    def _wanted(self, plan: Plan) -> list[Want]:
+        """Draw the texts of a group."""
+        count = plan.carriers(len(self._kinds))
+        if plan.every_kind:
+            turns = range(count // len(self._kinds))
+            kinds = [kind for _ in turns for kind in self._rng.permutation([*self._kinds])]
+        else:
+            kinds = list(itertools.islice(self._turns, count))
+            if USER_KIND in self._kinds:
+                kinds[-1] = USER_KIND
+        rounds = range(-(-count // len(PLACES)))
+        places = [place for _ in rounds for place in self._rng.permutation(np.array(PLACES))]
+        wanted = [
+            Want(str(kind), min(length, self._longest), place)
+            for kind, length, place in zip(
+                kinds, itertools.cycle(plan.lengths), places[:count], strict=False
+            )
+        ]
+        if "mask" in self._encoder.views:
+            wanted += [
+                Want(str(kind), length, place, masked=True)
+                for kind, (length, place) in zip(self._turns, MASKED_SCAN, strict=False)
+            ]
+        return wanted
+
+
+def _holds(unit: Unit, ids: tuple[int, ...]) -> bool:
+    own = tuple(unit.ids.tolist())
+    return any(own[i : i + len(ids)] == ids for i in range(len(own) - len(ids) + 1))
+
+
+def _step(progress: Progress, name: str, before: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(name, before + done, total)
