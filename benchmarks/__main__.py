@@ -34,7 +34,12 @@ def main() -> None:
     actions.add_parser("list", help="name the models, and what those built achieve")
     detection = commands.add_parser("detection", help="what searches find in the zoo's models")
     detection.add_argument("--only", metavar="NAME", help="one model of the zoo")
-    detection.add_argument("--search", default="scan", metavar="NAME", help="scan or a baseline")
+    detection.add_argument(
+        "--search",
+        default="fast",
+        metavar="NAME",
+        help="a budget of guard scan (fast unless told), or a baseline",
+    )
     detection.add_argument(
         "--part", choices=("encoder", "classifier"), help="by default, both of each model"
     )

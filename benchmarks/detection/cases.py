@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from benchmarks import record
 from benchmarks.assets import cache_dir
+from benchmarks.baselines import BASELINES
 from benchmarks.detection.judge import Judgement, judge
 from benchmarks.detection.searches import ROOT, SEARCHES, SEED
 from benchmarks.zoo.build import Record, held_out_texts, stored
@@ -22,8 +23,8 @@ Part = Literal["encoder", "classifier"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # What a search's answer depends on: after a change here, it is asked again.
-_SOURCES = {"scan": ("guard/search",)}
-_BASELINE_SOURCES = ("benchmarks/baselines", "guard/search/encoder.py")
+_SCAN = ("guard/search",)
+_BASELINE = ("benchmarks/baselines", "guard/search/encoder.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def _source(entry: Entry, search: str) -> str:
     """Hash the code of a search, and the folders of the models, whose names hold their keys."""
     built = stored(entry)
     digest = hashlib.sha256(json.dumps([built and built.model, built and built.twin]).encode())
-    for name in _SOURCES.get(search, _BASELINE_SOURCES):
+    for name in _BASELINE if search in BASELINES else _SCAN:
         path = ROOT / name
         files = sorted(file for file in path.rglob("*") if file.suffix in _TEXT)
         for file in [path] if path.is_file() else files:

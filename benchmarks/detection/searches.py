@@ -19,6 +19,7 @@ from benchmarks.assets import AssetError
 from benchmarks.baselines import BASELINES
 from benchmarks.tasks import plain_texts
 from guard.bank import TriggerBank
+from guard.search.plan import BUDGETS
 from guard.terminal import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -56,10 +57,11 @@ class Answer:
 Search = Callable[[Path], Answer]
 
 
-def _scan(model: Path) -> Answer:
+def _scan(budget: str, model: Path) -> Answer:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bank"
-        command = ["guard", "scan", str(model), "--out", str(folder), "--seed", str(SEED)]
+        command = ["guard", "scan", str(model), "--out", str(folder), "--budget", budget]
+        command += ["--seed", str(SEED)]
         # 2 is an incomplete bank too, and then there is one.
         seconds, peak_mb, _ = _run(command, scratch, fine=(0, 1, 2))
         bank = TriggerBank.load(folder)
@@ -91,8 +93,12 @@ def _baseline(name: str, model: Path) -> Answer:
 
 
 SEARCHES: Mapping[str, Search] = MappingProxyType(
-    {"scan": _scan, **{name: partial(_baseline, name) for name in BASELINES}}
+    {
+        **{budget: partial(_scan, budget) for budget in BUDGETS},
+        **{name: partial(_baseline, name) for name in BASELINES},
+    }
 )
+"""The budgets of ``guard scan``, and the baselines."""
 
 
 def _run(command: list[str], scratch: str, *, fine: tuple[int, ...]) -> tuple[float, float, str]:

@@ -58,7 +58,7 @@ def _case(model: str, part: Any, found: dict[str, bool], spurious: tuple[str, ..
     banked = tuple(text for text, hit in found.items() if hit) + spurious
     return asdict(
         Case(
-            search="scan",
+            search="fast",
             model=model,
             part=part,
             verdict="backdoored" if banked else "none found",
@@ -97,26 +97,26 @@ def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
     )
     lines = page.splitlines()
     assert "2 encoders with a backdoor that works (1 more failed), 1 clean ones" in page
-    (encoders,) = (line for line in lines if line.startswith("| scan | encoders"))
+    (encoders,) = (line for line in lines if line.startswith("| fast | encoders"))
     cells = [cell.strip().split(" ")[0] for cell in encoders.split("|")[3:]]
     assert cells[:5] == ["1/1", "1/2", "", "1/1", "1/2"]
-    (classifiers,) = (line for line in lines if line.startswith("| scan | classifiers"))
+    (classifiers,) = (line for line in lines if line.startswith("| fast | classifiers"))
     cells = [cell.strip().split(" ")[0] for cell in classifiers.split("|")[3:]]
     assert cells[:5] == ["1/1", "1/2", "1/1", "0/1", "1/1"]
     assert "- a, encoder: missed `mn` (1.00)" in lines
     assert "- a, classifier: missed `mn` (0.20 after fine-tuning)" in lines
     assert "- clean, encoder: spurious `zz`" in lines
-    assert "- bad, encoder: scan says none found, found 0 of 1" in lines
+    assert "- bad, encoder: fast says none found, found 0 of 1" in lines
     assert "Not built here: other." in lines
     assert not any("failed, encoder" in line for line in lines)
 
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
-    with pytest.raises(AssetError, match="no search 'x'; known: scan, lmsanitator, lt-defense, pa"):
+    with pytest.raises(AssetError, match="no search 'x'; known: fast, standard, thorough, lm"):
         run(ZOO, ZOO, "x", ("encoder",))
     with pytest.raises(AssetError, match="none of these models is built; python -m benchmarks zoo"):
-        run(ZOO, ZOO, "scan", ("encoder",))
+        run(ZOO, ZOO, "fast", ("encoder",))
     monkeypatch.setattr(sys, "argv", ["benchmarks", "detection", "--only", "x"])
     with pytest.raises(SystemExit, match="no model 'x' in the zoo; known: "):
         __main__.main()

@@ -81,7 +81,7 @@ def test_a_toy_zoo(
 
     # What a scan finds in them, judged; what was run is not run again.
     zoo = [BACKDOORED, CLEAN]
-    first = measure(zoo, "scan", ("encoder",))
+    first = measure(zoo, "fast", ("encoder",))
     assert [(case.model, case.verdict) for case in first] == [
         ("toy-por", "backdoored"),
         ("toy-clean", "none found"),
@@ -91,10 +91,10 @@ def test_a_toy_zoo(
     assert first[0].peak_mb > 100
     assert not first[0].spurious
     monkeypatch.setattr(cases, "SEARCHES", {})
-    assert measure(zoo, "scan", ("encoder",)) == first
+    assert measure(zoo, "fast", ("encoder",)) == first
     page = render(json.loads(json.dumps(collect(zoo))))
     assert "1 encoders with a backdoor that works (0 more failed), 1 clean ones" in page
-    assert "| scan | encoders | 1/1 [0.21, 1.00] | 2/2 [0.34, 1.00] |" in page
+    assert "| fast | encoders | 1/1 [0.21, 1.00] | 2/2 [0.34, 1.00] |" in page
 
     # What is there is not built again, and a change of the table is seen.
     monkeypatch.setattr(models, "plant", None)
