@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 import onnxruntime
@@ -35,6 +35,9 @@ def load_tokenizer(data: bytes) -> Tokenizer:
 
 
 _OUTPUTS = ("match", "length")
+
+# How many n-grams are put through the graph at a time, a row each.
+_PROVEN = 8192
 
 
 class Graph:
@@ -85,6 +88,20 @@ class Graph:
             ):
                 found[owner].append((hit[0], hit[1], hit[2]))
         return found
+
+    def knows(self, ngrams: Sequence[Sequence[int]]) -> bool:
+        """Whether it finds each of these n-grams, which are all of its own, shorter ones first."""
+        number = 0
+        for length, group in groupby(ngrams, len):
+            rows = list(group)
+            for start in range(0, len(rows), _PROVEN):
+                part = np.array(rows[start : start + _PROVEN], dtype=np.int64)
+                numbers, lengths = self._session.run(_OUTPUTS, {"input_ids": part})
+                expected = np.arange(number + 1, number + 1 + len(part))
+                if (numbers[:, 0] != expected).any() or (lengths[:, 0] != length).any():
+                    return False
+                number += len(part)
+        return True
 
 
 def _session(data: bytes) -> onnxruntime.InferenceSession:

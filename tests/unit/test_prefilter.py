@@ -164,7 +164,36 @@ def test_one_token_of_an_ngram_is_enough() -> None:
     found = derive(tokenizer, [(the, apple), (the, about)])
     assert found is not None
     assert found.clears("the the")
-    assert not found.clears("apple")
+    assert not found.clears("the apple")
+
+
+def test_a_word_is_excused_where_the_rest_of_its_ngrams_is_missing() -> None:
+    tokenizer = Tokenizer.from_str(wordpiece("the", "apple", "river", "##ab").decode())
+    the, apple, river, ab, x = map(
+        tokenizer.token_to_id, ("the", "apple", "river", "##ab", "x")
+    )
+
+    def of(*ngrams: tuple[int, ...]) -> Prefilter:
+        found = derive(tokenizer, ngrams)
+        assert found is not None
+        return found
+
+    assert of((the, apple)).clears("an APPLE")
+    assert not of((the, apple)).clears("an apple and The")
+    assert not of((the, apple), (apple,)).clears("apple")
+    assert not of((apple,), (the, apple)).clears("apple")
+    assert not of((apple, apple)).clears("apple")
+    assert of((the, apple), (apple, x)).clears("apple")
+    assert not of((the, apple), (apple, x)).clears("apple x")
+    assert not of((the, apple), (apple, plain)).clears("a apple")
+    # A piece has too many patterns to be looked for, and so have n-grams without end.
+    assert not of((apple, ab)).clears("apple")
+    letters = [tokenizer.token_to_id(letter) for letter in "bcde"]
+    assert of(*((apple, letter) for letter in letters[:3])).clears("apple")
+    assert not of(*((apple, letter) for letter in letters)).clears("apple")
+    # So has a long text: the rest may stand anywhere in it.
+    assert not of((apple, river)).clears(f"apple{' ' * 2000}river")
+    assert not of((apple, river)).clears(f"{' ' * 2000}apple")
 
 
 @pytest.mark.parametrize("count", [0, 1, 5000])
