@@ -30,12 +30,13 @@ makes the first letter of each run of letters a capital and all others small.
 - A token that is not ASCII cannot be in the ids of an ASCII text. The unknown token stands for any
   text: no pattern of it exists.
 
-**Byte-level BPE** (every byte in the vocabulary). Premise: the text has no lone surrogate; with a
-Unicode normal form as the normalizer, that it is ASCII, which those forms leave as it is. Key: its
-UTF-8.
+**Byte-level BPE** (every byte in the vocabulary, or an unknown token for those that are not, which
+no merge leads over). Premise: the text has no lone surrogate; with a Unicode normal form as the
+normalizer, that it is ASCII, which those forms leave as it is. Key: its UTF-8.
 
 - The bytes of the tokens, one after the other, are the bytes of the text, but for one blank that
-  may be put before each part; patterns go without that blank. Added tokens are matched literally.
+  may be put before each part, and for unknown ones; patterns go without that blank. Added tokens
+  are matched literally. The unknown token has no pattern where there are bytes that it stands for.
 
 All other tokenizers (SentencePiece, Unigram, BPE over characters) have no theorem here and get no
 filter: what their normalizers do to a text is a table that proves nothing.
@@ -327,12 +328,15 @@ class _ByteBpe:
     prefix_space: bool
     added: _Added
     ascii_only: bool
+    unknown: str | None
     titled: bool = False
     always: tuple[bytes, ...] = ()
     words: frozenset[bytes] = frozenset()
     lower: bool = False
 
     def patterns(self, token: str) -> tuple[bytes, ...] | None:
+        if token == self.unknown:
+            return None
         found = set(self.added.parts.get(token, ()))
         if all(character in self.bytes_of for character in token):
             text = bytes(self.bytes_of[character] for character in token)
@@ -342,6 +346,8 @@ class _ByteBpe:
 
 def _byte_bpe(config: Any, tokenizer: Tokenizer) -> _ByteBpe | None:
     model, normalizer = config["model"], config["normalizer"]
+    if normalizer == {"type": "Sequence", "normalizers": []}:
+        normalizer = None
     steps = config["pre_tokenizer"] or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
     *splits, last = steps
@@ -354,17 +360,25 @@ def _byte_bpe(config: Any, tokenizer: Tokenizer) -> _ByteBpe | None:
         or model["byte_fallback"]
         or last.get("type") != "ByteLevel"
         # Splits may only cut, not drop what they cut at.
-        or not all(s.get("type") == "Split" and s["behavior"] in _KEEPING for s in splits)
+        or not all(
+            s.get("type") == "Digits" or (s.get("type") == "Split" and s["behavior"] in _KEEPING)
+            for s in splits
+        )
         or (normalizer is not None and normalizer["type"] not in _NORMAL_FORMS)
-        or not bytes_of.keys() <= model["vocab"].keys()
         or added is None
     ):
         return None
+    unknown = None
+    if not bytes_of.keys() <= model["vocab"].keys():
+        unknown = model["unk_token"]
+        if unknown is None or any(unknown in merge for merge in model["merges"]):
+            return None
     return _ByteBpe(
         bytes_of,
         prefix_space=last["add_prefix_space"],
         added=added,
         ascii_only=normalizer is not None,
+        unknown=unknown,
     )
 
 
