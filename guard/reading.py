@@ -60,3 +60,44 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoding:
                 f"the tokenizer failed on the text ({type(error).__name__}); do not forward it"
             ) from error
         raise
+
+
+# Deleted by SentencePiece's normalizers, as far as each of them goes.
+_DELETED = "\x01\x0b\x7f\u200b\ufeff"
+
+
+def loses_offsets(tokenizer: Tokenizer) -> bool:
+    """Whether what is deleted at the beginning of a text moves the offsets of all that follows.
+
+    So it does with SentencePiece's precompiled normalizers, in tokenizers 0.22 at least.
+    """
+    return any(
+        encoding.offsets[-1][1] == 1
+        for character in _DELETED
+        if (encoding := tokenizer.encode(f"{character}a", add_special_tokens=False)).offsets
+    )
+
+
+def true_offsets(tokenizer: Tokenizer, text: str, encoding: Encoding) -> list[tuple[int, int]]:
+    """Return the offsets of a tokenizer that `loses_offsets`, made good.
+
+    Added tokens are cut out first, and what is between them is normalized piece by piece.
+    """
+    added = tokenizer.get_added_tokens_decoder()
+    normalize = tokenizer.normalizer.normalize_str
+
+    def deleted(start: int) -> int:
+        end = start
+        while end < len(text) and not normalize(text[end]):
+            end += 1
+        return end - start
+
+    offsets = []
+    shift = deleted(0)
+    for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        if number in added:
+            offsets.append((start, end))
+            shift = deleted(end)
+        else:
+            offsets.append((start + shift, end + shift))
+    return offsets
