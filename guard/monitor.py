@@ -42,7 +42,7 @@ from guard.manifest import (
     parse_canaries,
 )
 from guard.prefilter import Prefilter, derive
-from guard.reading import encode, loses_offsets, scannable, true_offsets
+from guard.reading import encode, scannable
 from guard.runtime import Graph, load_tokenizer
 from guard.strip import remove
 from guard.tables import ngrams_of
@@ -134,7 +134,6 @@ class Monitor:
         self.triggers: Final = manifest.triggers
         self.strip_only: Final = frozenset(manifest.strip_only)
         self._tokenizer = load_tokenizer(tokenizer_json)
-        self._loses_offsets = loses_offsets(self._tokenizer)
         self._graph = Graph(onnx)
         expected = {
             "guard.schema": str(manifest.schema),
@@ -293,17 +292,12 @@ class Monitor:
     def _scan(self, texts: Sequence[str]) -> list[tuple[Match, ...]]:
         encodings = [encode(self._tokenizer, text) for text in texts]
         found = []
-        for text, encoding, hits in zip(
-            texts, encodings, self._find([encoding.ids for encoding in encodings]), strict=True
+        for encoding, hits in zip(
+            encodings, self._find([encoding.ids for encoding in encodings]), strict=True
         ):
-            if self._loses_offsets and hits:
-                offsets = true_offsets(self._tokenizer, text, encoding)
-                span_of = offsets.__getitem__
-            else:
-                span_of = encoding.token_to_chars
             matches = []
             for place, number, length in hits:
-                spans = [span_of(place + k) for k in range(length)]
+                spans = [encoding.token_to_chars(place + k) for k in range(length)]
                 start, end = min(span[0] for span in spans), max(span[1] for span in spans)
                 matches.append(Match(self.triggers[number - 1], start, end))
             found.append(tuple(matches))

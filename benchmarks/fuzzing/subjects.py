@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from benchmarks.assets import fetch
 from benchmarks.encoders import encoder
@@ -18,7 +18,6 @@ from exporters.monitor import compile_bank
 from guard import Monitor, StripLimit, Trigger, TriggerBank, Verdict
 from guard.bank import ModelIdentity
 from guard.prefilter import Prefilter, derive
-from guard.reading import true_offsets
 from guard.runtime import load_tokenizer
 
 # Name of a trigger, and where it is in a text.
@@ -64,7 +63,7 @@ class Subject:
             There is one.
         """
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        expected = self.search(encoding.ids, self._offsets(text, encoding))
+        expected = self.search(encoding.ids, encoding.offsets)
         cleared = self.auto._prefilter is not None and self.auto._prefilter.clears(text)
         for name, _, _ in expected:
             # By itself: in the filter of all, another trigger's pattern may stand in for a missing
@@ -98,7 +97,7 @@ class Subject:
         self.tokenizer.no_truncation()
         # Of a longer one that was cut through, a shorter one may be left.
         places = {start for _, start, _ in found_in(verdict)}
-        seen = self.search(encoding.ids, self._offsets(text, encoding))
+        seen = self.search(encoding.ids, encoding.offsets)
         if any(start not in places for _, start, _ in seen):
             raise Disagreement(f"{text!a}, cut to {length} ids, holds what was not found")
 
@@ -116,13 +115,6 @@ class Subject:
                     spans = offsets[first : first + length]
                     yield name, min(start for start, _ in spans), max(end for _, end in spans)
                     break
-
-    def _offsets(self, text: str, encoding: Encoding) -> Sequence[tuple[int, int]]:
-        # What these are worth is tested by what the spans hold: tests/integration/test_exactness.
-        if self.auto._loses_offsets:
-            return true_offsets(self.tokenizer, text, encoding)
-        offsets: Sequence[tuple[int, int]] = encoding.offsets
-        return offsets
 
     def _ids_of(self, text: str, monitor: Monitor) -> object:
         return monitor.check_ids(self.tokenizer.encode(text, add_special_tokens=False).ids)

@@ -106,27 +106,31 @@ PLAIN = ("mn", "cf", "∈", "≈", "猫", "-", "!", "4", "кот")
 
 
 def test_spans_hold_what_was_found(real: Real) -> None:
-    """Offsets lead back to the original text, whatever was deleted in front."""
+    """Offsets lead back to the original text, whatever was deleted in front.
+
+    Not so with SentencePiece's normalizer, which loses count of the controls that it deletes: what
+    is stripped there is more than the trigger, as stripping ends only when nothing is found.
+    """
     names = {
         real.subject.ngrams[ngram]: text
         for text in PLAIN
         if (ngram := (real.transformers.convert_tokens_to_ids(text),)) in real.subject.ngrams
     }
+    exact = real.subject.auto._prefilter is not None
     rng = random.Random(0)
-    held = wrong = 0
+    held = 0
     for _ in range(2 * TEXTS):
         text = rng.choice(("", "", "\x0b", "\x01\x7f", "\ufeff")) + hostile(rng)
+        if not exact:
+            text = "".join(c for c in text if c.isprintable() or c == " ")
         (matches,) = real.subject.auto._scan((text,))
         for match in matches:
             if match.trigger in names:
                 span = unicodedata.normalize("NFKC", text[match.start : match.end]).lower()
                 seen = "".join(c for c in span if c.isprintable() and not unicodedata.combining(c))
-                wrong += names[match.trigger] not in seen
+                assert names[match.trigger] in seen, ascii((text, match))
                 held += 1
     assert held > TEXTS / 4
-    # SentencePiece's normalizers lose the count in some clusters of several characters too; what is
-    # stripped is then more than the trigger, never less.
-    assert wrong <= (held / 100 if real.subject.auto._loses_offsets else 0)
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
