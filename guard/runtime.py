@@ -60,7 +60,7 @@ class Graph:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._session = _session(data)
+        self._session = _matcher(data)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def find(self, rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, int]]]:
@@ -104,10 +104,17 @@ class Graph:
         return True
 
 
-def _session(data: bytes) -> onnxruntime.InferenceSession:
+def open_session(data: bytes, name: str) -> onnxruntime.InferenceSession:
+    """Load a graph for one thread of a busy server.
+
+    Raises
+    ------
+    MalformedArtifact
+        It cannot be loaded, or needs other files. `name` is the file's in the message.
+    """
     # A tensor that is kept in another file names it by this key. Nothing of ours holds the word.
     if b"location" in data:
-        raise MalformedArtifact(f"{ONNX_FILE} refers to data outside of it; compile anew")
+        raise MalformedArtifact(f"{name} refers to data outside of it; compile anew")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -118,9 +125,13 @@ def _session(data: bytes) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises no common one
-        raise MalformedArtifact(f"{ONNX_FILE} cannot be loaded ({error})") from error
+        raise MalformedArtifact(f"{name} cannot be loaded ({error})") from error
+
+
+def _matcher(data: bytes) -> onnxruntime.InferenceSession:
+    session = open_session(data, ONNX_FILE)
     interface = [(node.name, node.type) for node in [*session.get_inputs(), *session.get_outputs()]]
     if interface != [
         ("input_ids", "tensor(int64)"),
