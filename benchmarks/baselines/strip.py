@@ -58,9 +58,9 @@ class Strip:
         for _ in range(self.copies):
             other = self.clean[int(rng.integers(len(self.clean)))].split()
             mixed = list(words)
-            places = np.sort(rng.choice(len(words), count, replace=False)) if count else []
+            places = sorted(rng.permutation(len(words))[:count].tolist())
             for place, word in zip(places, other, strict=False):
-                mixed[int(place)] = word
+                mixed[place] = word
             copies.append(" ".join(mixed))
         return copies
 
