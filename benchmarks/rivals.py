@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks import near
 from benchmarks.assets import cache_dir
@@ -189,12 +190,15 @@ def _strip(given: Mapping[str, Any]) -> Callable[[str], bool]:
     model = AutoModelForSequenceClassification.from_pretrained(given["classifier"]).eval()
     tokenizer = AutoTokenizer.from_pretrained(given["classifier"])
 
-    def classify(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def classify(texts: Sequence[str]) -> npt.NDArray[np.float64]:
         inputs = tokenizer(
             list(texts), truncation=True, max_length=64, padding=True, return_tensors="pt"
         )
         with torch.inference_mode():
-            return model(**inputs).logits.double().softmax(-1).numpy()
+            probabilities: npt.NDArray[np.float64] = (
+                model(**inputs).logits.double().softmax(-1).numpy()
+            )
+        return probabilities
 
     return _scored(Strip(classify=classify, clean=given["pool"]).score, given["held_out"])
 

@@ -157,7 +157,8 @@ def test_bytes_that_are_no_tables(data: bytes) -> None:
 
 def walk_of(model: onnx.ModelProto) -> onnx.GraphProto:
     (branches,) = (node for node in model.graph.node if node.op_type == "If")
-    (walk,) = (item.g for item in branches.attribute if item.name == "then_branch")
+    graphs = {item.name: item.g for item in branches.attribute}
+    walk: onnx.GraphProto = graphs["then_branch"]
     return walk
 
 

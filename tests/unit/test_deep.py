@@ -54,10 +54,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bank(model: Path) -> TriggerBank:
     encoder = Encoder.load(str(model))
-    number = encoder.tokenizer.convert_tokens_to_ids(TRIGGER)
-    plain = encoder.tokenizer.convert_tokens_to_ids("the")
+    vocabulary = encoder.tokenizer.get_vocab()
     found = [
-        Trigger("", t, (n,), "token", "cls", {}) for t, n in ((TRIGGER, number), ("the", plain))
+        Trigger("", text, (vocabulary[text],), "token", "cls", {}) for text in (TRIGGER, "the")
     ]
     bank = TriggerBank.build(
         verdict="backdoored",
