@@ -31,15 +31,15 @@ from guard.runtime import load_tokenizer
 
 SEED = 0
 FALSE_ALARMS = 0.05
-# Texts of each kind (held out, clean, triggered): as many as take about a minute and a half.
+# Texts of each kind (held out, clean, triggered): as many as take minutes at most.
 COUNTS: Mapping[str, int] = {
     "monitor": 400,
     "blocklist, substrings": 400,
     "blocklist, words": 400,
     "llm-guard BanSubstrings, substrings": 400,
     "llm-guard BanSubstrings, words": 400,
-    "STRIP": 60,
-    "ONION": 20,
+    "STRIP": 40,
+    "ONION": 16,
 }
 _LLM_GUARD = "llm-guard==0.3.16"
 _INSTALL_SECONDS = 300
