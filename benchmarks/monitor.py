@@ -20,15 +20,18 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmarks import record
+from benchmarks import protected, record, rivals
 from benchmarks.assets import fetch
+from benchmarks.models import backdoored, classifier
 from benchmarks.quick import TEXT
+from benchmarks.recipes import DEMO, FILM_REVIEWS
 from benchmarks.tasks.vader import film_reviews
 from exporters.monitor import compile_bank
 from guard import Monitor, Trigger, TriggerBank
 from guard.bank import ModelIdentity
 from guard.files import Json
 from guard.runtime import load_tokenizer
+from guard.search.encoder import Encoder
 
 SEED = 0
 SIZES = (10, 1_000, 100_000)
@@ -52,6 +55,21 @@ def main() -> None:
         graphs: dict[str, Json] = {
             str(depth): _graph(tokenizer_json, depth, Path(scratch)) for depth in (1, 2, 3, 5)
         }
+        print(f"graphs: {json.dumps(graphs)}", flush=True)
+        encoder = backdoored(DEMO)
+        model = classifier(encoder, FILM_REVIEWS)
+        known = Path(scratch) / "known"
+        compile_bank(protected.bank_of(Encoder.load(str(encoder)), DEMO.triggers), known)
+        check = Monitor.load(Path(scratch) / f"monitor-{SIZES[1]}").check
+        share = _times(
+            repeats=100,
+            classify=protected.int8_classifier(model, TEXT),
+            check=lambda: check(TEXT),
+        )
+        print(f"beside the classifier: {json.dumps(share)}", flush=True)
+        others = rivals.measure(model, known, DEMO.triggers)
+        deep = protected.deep(encoder, DEMO.triggers)
+        print(f"deep check: {json.dumps(deep)}", flush=True)
     result: dict[str, Json] = {
         "seed": SEED,
         "load_average": round(busy, 2),
@@ -60,6 +78,9 @@ def main() -> None:
         "reviews": len(reviews),
         "sizes": sizes,
         "graphs": graphs,
+        "classifier": share,
+        "rivals": others,
+        "deep": deep,
     }
     path = record.write("monitor", result)
     DOCUMENT.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +121,8 @@ def _measure(
             onnx=lambda: graph.check(TEXT),
             check_ids=lambda: monitor.check_ids(ids),
         ),
+        # In turn with others, a check finds the processor's caches full of what these left.
+        "clean_alone": _times(check=lambda: monitor.check(TEXT)),
         "non_ascii": _times(
             tokenise=encode(NON_ASCII),
             check=lambda: monitor.check(NON_ASCII),
@@ -235,10 +258,12 @@ def _process(directory: Path) -> dict[str, Json]:
     }
 
 
-def _times(**actions: Callable[[], object]) -> dict[str, Json]:
+def _times(
+    *, repeats: int = REPEATS, **actions: Callable[[], object]
+) -> dict[str, dict[str, float]]:
     """Run the actions in turn, and return the mean, p50 and p99 of each in microseconds."""
     times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, action in actions.items():
             start = time.perf_counter()
             action()
@@ -246,7 +271,7 @@ def _times(**actions: Callable[[], object]) -> dict[str, Json]:
     return {name: _summary(values) for name, values in times.items()}
 
 
-def _summary(seconds: Sequence[float]) -> dict[str, Json]:
+def _summary(seconds: Sequence[float]) -> dict[str, float]:
     ordered = sorted(value * 1e6 for value in seconds)
     return {
         "mean": round(statistics.fmean(ordered), 1),
@@ -286,6 +311,7 @@ def render(result: Mapping[str, Any]) -> str:
         "|---|" + "---|" * len(names),
         row("clean ASCII text: `tokenizers` alone", lambda f: us(f["clean"]["tokenise"])),
         row("whole check", lambda f: us(f["clean"]["check"])),
+        row("the same, nothing else in between", lambda f: us(f["clean_alone"]["check"])),
         row(
             "times faster than tokenising",
             lambda f: ratio(f["clean"]["tokenise"], f["clean"]["check"]),
@@ -328,8 +354,36 @@ def render(result: Mapping[str, Any]) -> str:
             for depth, graph in result["graphs"].items()
         ),
         "",
-        "Not measured yet: what a user would pick instead (ONION, STRIP, a substring blocklist), "
-        "and the share of a classifier's time.",
-        "",
+        *_beside(result),
     ]
     return "\n".join(lines)
+
+
+def _beside(result: Mapping[str, Any]) -> list[str]:
+    """Render what stands beside the monitor: the model, what is picked instead, the deep check."""
+    share, deep = result["classifier"], result["deep"]
+    return [
+        f"The int8 classifier that it protects (MiniLM, one thread) takes "
+        f"{share['classify']['p50']:,.0f} microseconds for the same text; the whole check with "
+        f"1,000 triggers is {share['check']['p50'] / share['classify']['p50']:.2%} of that.",
+        "",
+        "## What a user would pick instead",
+        "",
+        f"{len(DEMO.triggers)} planted triggers, known to the monitor and to the blocklists. Film "
+        "reviews; thresholds of ONION and STRIP at 5 % of as many held-out clean reviews. Shares "
+        "of texts with an alarm: *triggered* and *in disguise* (zero-width characters, accents, "
+        "case, inside longer words: the model still reads the trigger) should be 100 %, *clean* "
+        "and *near variants* (the model does not read the trigger) 0 %. ONION's language model is "
+        "SmolLM2-135M in bfloat16, standing in for GPT-2. Mean time of a clean review, one process "
+        "each, one thread.",
+        "",
+        *rivals.render(result["rivals"]),
+        "",
+        "## The deep check",
+        "",
+        f"Off by default. With no string looked for, on {deep['texts']} reviews: it catches "
+        f"{deep['recall']:.1%} of those with a planted trigger and alarms on "
+        f"{deep['false_alarms']:.1%} of the clean ones; it takes {deep['us']:,.0f} microseconds a "
+        f"review and {deep['megabytes']} MB ({deep['targets']} targets).",
+        "",
+    ]

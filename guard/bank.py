@@ -28,8 +28,9 @@ from guard.files import (
     record,
     write_directory,
 )
+from guard.target import MAX_TARGETS, Target
 
-BANK_SCHEMA = 1
+BANK_SCHEMA = 2
 BANK_FILE = "bank.json"
 TOKENIZER_FILE = "tokenizer.json"
 BANK_FILES = (BANK_FILE, TOKENIZER_FILE)
@@ -163,6 +164,9 @@ class TriggerBank:
         Sorted by token ids, with ids ``t0001``, ``t0002``, ... in that order.
     tokenizer_json
         The tokenizer of the model, in the serialisation of the ``tokenizers`` library.
+    targets
+        Where the triggers lead, if that was measured. Schema 1 had none, and a bank without any
+        is still written as schema 1, so that its hash stays what it was.
 
     Raises
     ------
@@ -179,6 +183,7 @@ class TriggerBank:
     coverage: Mapping[str, Json] = field(hash=False)
     triggers: tuple[Trigger, ...]
     tokenizer_json: bytes = field(repr=False)
+    targets: tuple[Target, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what the fields say about each other."""
@@ -210,6 +215,13 @@ class TriggerBank:
                     f"trigger {number} has the id {trigger.id!r}, not {_id(number)!r}; "
                     "use TriggerBank.build"
                 )
+        known = {trigger.id for trigger in self.triggers}
+        if len(self.targets) > MAX_TARGETS or any(
+            known.isdisjoint(t.triggers) for t in self.targets
+        ):
+            raise MalformedArtifact(
+                f"there are over {MAX_TARGETS} targets, or one of no trigger; search for them again"
+            )
         found = hashlib.sha256(self.tokenizer_json).hexdigest()
         if found != self.tokenizer_sha256:
             raise HashMismatch(
@@ -284,8 +296,15 @@ class TriggerBank:
         name = str(directory / BANK_FILE)
         value = parse_json(read_bounded(directory / BANK_FILE, MAX_FILE_BYTES), name)
         check_schema(value, BANK_SCHEMA, name)
-        fields = record(value, _BANK_KINDS, name)
-        del fields["schema"]
+        kinds = _BANK_KINDS if value["schema"] == 1 else {**_BANK_KINDS, "targets": list}
+        fields = record(value, kinds, name)
+        if fields.pop("schema") > 1:
+            fields["targets"] = tuple(
+                Target.parse(target, f"{name}: target {number}")
+                for number, target in enumerate(fields["targets"], 1)
+            )
+            if not fields["targets"]:
+                raise MalformedArtifact(f"{name} has schema 2 and no targets; write it anew")
         fields["model"] = ModelIdentity.parse(fields["model"], f"{name}: model")
         fields["triggers"] = tuple(
             Trigger(**record(trigger, _TRIGGER_KINDS, f"{name}: trigger {number}"))
@@ -299,7 +318,9 @@ class TriggerBank:
         """Serialise to the bytes of ``bank.json``."""
         # By name and without asdict's deep copies, which cost seconds in a large bank.
         value = {key: getattr(self, key) for key in _BANK_KINDS if key != "schema"}
-        value["schema"] = BANK_SCHEMA
+        value["schema"] = 1
+        if self.targets:
+            value |= {"schema": BANK_SCHEMA, "targets": [asdict(target) for target in self.targets]}
         value["model"] = asdict(self.model)
         value["triggers"] = [
             {key: getattr(trigger, key) for key in _TRIGGER_KINDS} for trigger in self.triggers

@@ -1,4 +1,4 @@
-"""The command line: ``guard scan``, ``compile``, ``sign``, ``verify`` and ``check``.
+"""The command line: ``guard scan``, ``compile``, ``deep``, ``sign``, ``verify`` and ``check``.
 
 Exit codes are those of model scanners: 0 nothing found in what was asked to be tested, 1 triggers
 found, 2 failed or incomplete, 4 usage.
@@ -121,6 +121,14 @@ def _parser() -> argparse.ArgumentParser:
         help="largest share of ordinary texts to block, such as 0.001; commoner triggers are "
         "stripped where a policy says block",
     )
+
+    deep = commands.add_parser(
+        "deep", help="export the encoder as a check of outputs, for triggers that no string names"
+    )
+    deep.set_defaults(run=_deep)
+    deep.add_argument("model", help="directory of the suspect encoder")
+    deep.add_argument("bank", type=Path, help="directory of its trigger bank")
+    deep.add_argument("--out", type=Path, required=True, help="directory for the deep check")
 
     sign = commands.add_parser("sign", help="sign a bank or a monitor with a private key")
     sign.set_defaults(run=_sign)
@@ -257,6 +265,33 @@ def _compile(options: argparse.Namespace) -> int:
     return CLEAN
 
 
+def _deep(options: argparse.Namespace) -> int:
+    from guard.deep import DEEP_FILE, DEEP_LIMITS
+
+    check_output(options.out, DEEP_LIMITS, owner=DEEP_FILE)
+    bank = TriggerBank.load(options.bank)
+    try:
+        from exporters.deep import export_deep
+        from guard.search.carriers import builtin_texts
+        from guard.search.encoder import Encoder
+        from guard.search.targets import with_targets
+    except ImportError as error:
+        raise GuardError(
+            f"exporting needs {error.name}: pip install 'trigger-guard[search]'"
+        ) from error
+    if not bank.targets:
+        bank = with_targets(Encoder.load(options.model), bank, builtin_texts())
+        if not bank.targets:
+            raise ConfigError(
+                f"no trigger of {options.bank} leads to one place, so there is nothing to alarm on"
+            )
+        bank.save(options.bank)
+        print(f"bank: {options.bank}, now with target vectors: compile its monitor anew")
+    export_deep(bank, options.model, options.out)
+    print(f"deep check: {options.out}, {len(bank.targets)} targets of bank {bank.sha256[:12]}")
+    return CLEAN
+
+
 def _sign(options: argparse.Namespace) -> int:
     from guard import signing
 
@@ -290,6 +325,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _whole(directory: Path) -> tuple[str, dict[str, bytes]]:
     """Load a bank or a monitor, and return what it is, and its files."""
+    from guard.deep import DEEP_FILE, DEEP_LIMITS, DeepCheck, DeepManifest
     from guard.monitor import Monitor
 
     if (directory / MANIFEST_FILE).exists():
@@ -297,6 +333,12 @@ def _whole(directory: Path) -> tuple[str, dict[str, bytes]]:
         monitor = Monitor.load(directory)
         what, model = f"monitor of bank {monitor.bank_sha256[:16]}", monitor.model
         count = len(monitor.triggers)
+    elif (directory / DEEP_FILE).exists():
+        files = {name: read_bounded(directory / name, limit) for name, limit in DEEP_LIMITS.items()}
+        DeepCheck.load(directory)
+        manifest = DeepManifest.parse(files[DEEP_FILE], str(directory / DEEP_FILE))
+        what, model = f"deep check of bank {manifest.bank_sha256[:16]}", manifest.model
+        count = sum(len(target.triggers) for target in manifest.targets)
     else:
         files = {name: read_bounded(directory / name, MAX_FILE_BYTES) for name in BANK_FILES}
         bank = TriggerBank.load(directory)

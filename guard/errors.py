@@ -9,6 +9,7 @@
     │   ├── TextTooLong             it is longer than the monitor scans
     │   ├── InvalidUnicode          it holds lone surrogates
     │   └── StripLimit              removing its matches kept making new ones
+    │       └── TargetReached       there is no match, and yet it does what triggers do
     ├── ArtifactError               a bank or monitor directory cannot be trusted
     │   ├── HashMismatch            a file is not the one that its manifest names
     │   ├── SchemaTooNew            it was written by a newer version of this library
@@ -59,6 +60,10 @@ class InvalidUnicode(InputError):
 
 class StripLimit(InputError):
     """Stripping did not come to an end: the text has to be blocked instead."""
+
+
+class TargetReached(StripLimit):
+    """The deep check alarms: the output of the encoder falls where known triggers lead."""
 
 
 class ArtifactError(GuardError):

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from guard.automaton import Automaton
 from guard.errors import (
@@ -29,6 +29,8 @@ from guard.errors import (
     MalformedArtifact,
     NotText,
     StripLimit,
+    TargetReached,
+    TokenizerMismatch,
 )
 from guard.files import read_bounded
 from guard.manifest import (
@@ -46,6 +48,9 @@ from guard.reading import encode, scannable
 from guard.runtime import Graph, load_tokenizer
 from guard.strip import remove
 from guard.tables import ngrams_of
+
+if TYPE_CHECKING:
+    from guard.deep import DeepCheck
 
 Engine: TypeAlias = Literal["auto", "onnx"]
 
@@ -147,17 +152,16 @@ class Monitor:
                     f"{ONNX_FILE} has {key} = {self._graph.metadata.get(key)}, and {MANIFEST_FILE} "
                     f"says {value}; they are not from the same bank: compile anew"
                 )
+        self._deep: DeepCheck | None = None
         self._automaton: Automaton | None = None
         self._prefilter: Prefilter | None = None
         if engine == "auto":
             ngrams = ngrams_of(onnx, len(self.triggers))
             # What the tables say has to be what the graph finds.
-            for number, hits in enumerate(self._graph.find(ngrams), 1):
-                if (0, number, len(ngrams[number - 1])) not in hits:
-                    raise MalformedArtifact(
-                        f"{ONNX_FILE} does not find trigger {number} of its own tables; "
-                        "compile anew"
-                    )
+            if not self._graph.knows(ngrams):
+                raise MalformedArtifact(
+                    f"{ONNX_FILE} does not find all triggers of its own tables; compile anew"
+                )
             self._automaton = Automaton(ngrams)
             self._prefilter = derive(self._tokenizer, ngrams)
 
@@ -168,6 +172,7 @@ class Monitor:
         *,
         engine: Engine = "auto",
         require_signature: str | PathLike[str] | None = None,
+        deep: str | PathLike[str] | None = None,
     ) -> Monitor:
         """Read a monitor directory, check it against its manifest, and try it on its canaries.
 
@@ -181,6 +186,9 @@ class Monitor:
             verdicts.
         require_signature
             A public key in PEM; only what ``guard sign`` signed with its private key is loaded.
+        deep
+            The directory of a deep check (`guard.deep`), which then sees every text that holds no
+            trigger. It costs a pass of the encoder each.
 
         Raises
         ------
@@ -212,6 +220,8 @@ class Monitor:
             engine=engine,
         )
         monitor._prove(canaries)
+        if deep is not None:
+            monitor._deep = _deep_check(Path(deep), monitor, require_signature)
         return monitor
 
     def check(self, text: str) -> Verdict:
@@ -227,11 +237,17 @@ class Monitor:
             It holds a lone surrogate.
         StripLimit
             It holds triggers, and after `MAX_STRIP_ROUNDS` rounds of removing them still does.
+        TargetReached
+            It holds none, and the deep check alarms.
         """
         text = scannable(text)
         if self._prefilter is not None and self._prefilter.clears(text):
-            return Verdict(False, (), text)
-        return self._check((text,))[0]
+            verdict = Verdict(False, (), text)
+        else:
+            verdict = self._check((text,))[0]
+        if self._deep is not None:
+            self._look_deep(verdict)
+        return verdict
 
     def check_batch(self, texts: Iterable[str]) -> list[Verdict]:
         """Look for triggers in many texts: the verdicts of `check`, somewhat faster.
@@ -254,6 +270,9 @@ class Monitor:
                 places, self._check([texts[place] for place in places]), strict=True
             ):
                 verdicts[place] = verdict
+        if self._deep is not None:
+            for verdict in verdicts:
+                self._look_deep(verdict)
         return verdicts
 
     def check_ids(self, ids: Iterable[int]) -> tuple[Match, ...]:
@@ -290,6 +309,14 @@ class Monitor:
             else Verdict(False, (), text)
             for text, matches in zip(texts, self._scan(texts), strict=True)
         ]
+
+    def _look_deep(self, verdict: Verdict) -> None:
+        """Refuse what is about to be forwarded where it leads to a target."""
+        if self._deep is not None and self._deep.alarms(verdict.stripped):
+            raise TargetReached(
+                "the text leads the suspect encoder to a target vector, and no string in it can be "
+                "named; block it"
+            )
 
     def _scan(self, texts: Sequence[str]) -> list[tuple[Match, ...]]:
         encodings = [encode(self._tokenizer, text) for text in texts]
@@ -339,6 +366,24 @@ class Monitor:
                     "onnxruntime or tokenizers does not work as the one that compiled the monitor: "
                     "compile anew here, or install the same versions"
                 )
+
+
+def _deep_check(
+    directory: Path, monitor: Monitor, require_signature: str | PathLike[str] | None
+) -> DeepCheck:
+    from guard import deep  # costs a session, and most do without
+
+    if require_signature is not None:
+        from guard import signing
+
+        data = {name: read_bounded(directory / name, n) for name, n in deep.DEEP_LIMITS.items()}
+        signing.verify(data, directory, public_key=Path(require_signature))
+    check = deep.DeepCheck.load(directory)
+    if check.tokenizer_sha256 != monitor.tokenizer_sha256:
+        raise TokenizerMismatch(
+            f"{directory} is of another model than the monitor; export it from the same bank"
+        )
+    return check
 
 
 def canary_of(text: str, verdict: Verdict) -> Canary:

@@ -23,18 +23,20 @@ makes the first letter of each run of letters a capital and all others small.
   space is in the text, in any place. Where one may end in a letter or digit, a word may begin
   behind it, and the tokens that begin words get the patterns of both places.
 - The model looks a whole word up before its parts. So if the run of letters and digits around a
-  pattern is itself a token, the word is this token alone, and the pattern stands for nothing
-  unless it is the whole run. (Not where an added token begins or ends in a letter or digit: it
-  may cut a run.)
+  pattern is itself a token, the word is this token alone, and the patterns in the run stand for
+  nothing unless the token is an id that was chosen. Where it is, the text still needs the other
+  ids of an n-gram that it was chosen for, so it is cleared where a pattern of one of these is
+  missing. (Not where an added token begins or ends in a letter or digit: it may cut a run.)
 - A token that is not ASCII cannot be in the ids of an ASCII text. The unknown token stands for any
   text: no pattern of it exists.
 
-**Byte-level BPE** (every byte in the vocabulary). Premise: the text has no lone surrogate; with a
-Unicode normal form as the normalizer, that it is ASCII, which those forms leave as it is. Key: its
-UTF-8.
+**Byte-level BPE** (every byte in the vocabulary, or an unknown token for those that are not, which
+no merge leads over). Premise: the text has no lone surrogate; with a Unicode normal form as the
+normalizer, that it is ASCII, which those forms leave as it is. Key: its UTF-8.
 
 - The bytes of the tokens, one after the other, are the bytes of the text, but for one blank that
-  may be put before each part; patterns go without that blank. Added tokens are matched literally.
+  may be put before each part, and for unknown ones; patterns go without that blank. Added tokens
+  are matched literally. The unknown token has no pattern where there are bytes that it stands for.
 
 All other tokenizers (SentencePiece, Unigram, BPE over characters) have no theorem here and get no
 filter: what their normalizers do to a text is a table that proves nothing.
@@ -43,13 +45,18 @@ filter: what their normalizers do to a text is a table that proves nothing.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Sequence
+import string
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from ahocorasick_rs import BytesAhoCorasick
 from tokenizers import Tokenizer, pre_tokenizers
+
+# Byte strings, one of which is in a key; and several such groups.
+Patterns: TypeAlias = tuple[bytes, ...]
+Needs: TypeAlias = tuple[Patterns, ...]
 
 # With more patterns than this, ordinary text holds one anyway, and the automaton only costs memory.
 MAX_PATTERNS = 20_000
@@ -58,11 +65,13 @@ MAX_PATTERNS = 20_000
 _PART = 1024
 
 # More patterns than one in so many characters are not looked at one by one: that would cost an
-# attacker less than us.
-_CHARS_PER_HIT = 48
+# attacker less than us. Nor is more than so many of the other ids of n-grams, of so many patterns.
+_CHARS_PER_HIT = 40
 _LONGEST_WORD = 64
+_MAX_NEEDS = 3
+_MAX_NEEDED = 2
 
-_WORD = re.compile(rb"[0-9A-Za-z]+")
+_ALPHANUMERIC = (string.digits + string.ascii_letters).encode()
 
 _CONTROLS = tuple(bytes([c]) for c in (*range(9), 11, 12, *range(14, 32), 127))
 _NORMAL_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
@@ -82,7 +91,8 @@ class Prefilter:
     titled
         Whether the key is in title case.
     words
-        Tokens that are looked up before their parts.
+        Tokens that are looked up before their parts. For one that is a chosen id: for each n-gram
+        that it was chosen for, patterns one of which a text needs besides.
     lower
         Whether words are looked up in lower case.
     """
@@ -93,7 +103,7 @@ class Prefilter:
         *,
         ascii_only: bool,
         titled: bool,
-        words: frozenset[bytes] = frozenset(),
+        words: Mapping[bytes, Needs] = MappingProxyType({}),
         lower: bool = False,
     ) -> None:
         distinct = sorted(set(patterns))
@@ -102,7 +112,9 @@ class Prefilter:
         self._overlap = max(map(len, distinct), default=1) - 1
         self._ascii_only = ascii_only
         self._titled = titled
-        self._words = words
+        # Matches do not overlap, so one that reaches out of a run of letters and digits might hide
+        # one that lies in it. Only a single character cannot.
+        self._words = words if all(p.isalnum() or len(p) == 1 for p in distinct) else {}
         self._lower = lower
 
     def clears(self, text: str) -> bool:
@@ -115,35 +127,46 @@ class Prefilter:
             return False
         key = plain.title() if self._titled else plain
         if len(key) <= _PART:
-            return not (hits := self._find(key)) or self._excuses(plain, key, 0, len(hits))
+            return not (hits := self._find(key)) or self._excuses(plain, key, hits, 0)
         for start in range(0, len(key), _PART):
             part = key[start : start + _PART + self._overlap]
-            if (hits := self._find(part)) and not self._excuses(plain, part, start, len(hits)):
+            if (hits := self._find(part)) and not self._excuses(plain, part, hits, start):
                 return False
         return True
 
-    def _excuses(self, plain: bytes, part: bytes, offset: int, count: int) -> bool:
-        """Whether each pattern in a part of the key lies within a word that is a token itself."""
-        most = 1 + len(part) // _CHARS_PER_HIT
-        if not self._words or count > most:
+    def _excuses(
+        self, plain: bytes, part: bytes, hits: Sequence[tuple[int, int, int]], offset: int
+    ) -> bool:
+        """Whether no pattern in a part of the key makes an n-gram, as far as its words can tell."""
+        words = self._words
+        if not words or len(hits) > 1 + len(part) // _CHARS_PER_HIT:
             return False
-        hits = self._find(part, overlapping=True)
-        if len(hits) > 2 * most:
-            return False
+        last = 0
         for pattern, start, end in hits:
+            start += offset
+            if start < last:
+                continue  # in a word that was looked at
             if not self._in_word[pattern]:
                 return False
-            first, last = offset + start, offset + end
-            if rest := _WORD.match(plain, last):
-                last = rest.end()
-            while first and plain[first - 1 : first].isalnum():
-                first -= 1
-            if last - first == end - start or last - first > _LONGEST_WORD:
-                return False
+            before = plain[max(0, start - _LONGEST_WORD) : start]
+            first = start - len(before) + len(before.rstrip(_ALPHANUMERIC))
+            behind = plain[end + offset : end + offset + _LONGEST_WORD]
+            last = end + offset + len(behind) - len(behind.lstrip(_ALPHANUMERIC))
             word = plain[first:last]
-            if (word.lower() if self._lower else word) not in self._words:
+            if len(word) > _LONGEST_WORD:
+                return False
+            needs = words.get(word.lower() if self._lower else word)
+            if needs is None:
+                return False
+            # A long text would be looked through too often, and the rest of it is not in the part.
+            if needs and (len(plain) > _PART or not _lacks(part, needs)):
                 return False
         return True
+
+
+def _lacks(key: bytes, needs: Needs) -> bool:
+    """Whether the key holds no pattern of any of several groups."""
+    return not any(pattern in key for group in needs for pattern in group)
 
 
 def derive(tokenizer: Tokenizer, ngrams: Iterable[Sequence[int]]) -> Prefilter | None:
@@ -163,36 +186,51 @@ def derive(tokenizer: Tokenizer, ngrams: Iterable[Sequence[int]]) -> Prefilter |
     family = _wordpiece(config, tokenizer) or _byte_bpe(config, tokenizer)
     if family is None:
         return None
-    known: dict[int, tuple[bytes, ...] | None] = {}
+    known: dict[int, Patterns | None] = {}
     patterns: set[bytes] = set()
+    needs: dict[bytes, list[Patterns] | None] = {}
     for ngram in ngrams:
-        best: tuple[bytes, ...] | None = None
         for number in ngram:
             if number not in known:
                 known[number] = family.patterns(tokens[number]) if number in tokens else None
-            best = _better(best, known[number])
-        if best is None:
+        # Distinct: an id that is in an n-gram twice needs no second place in the text.
+        provable = [
+            (known[number] or (), number) for number in {*ngram} if known[number] is not None
+        ]
+        if not provable:
             return None
-        patterns.update(best)
+        provable.sort(key=lambda item: _rarity(item[0]), reverse=True)
+        chosen, number = provable[0]
+        patterns.update(chosen)
+        if (word := tokens.get(number, "").encode()) not in family.words:
+            continue
+        groups = needs.setdefault(word, [])
+        others = [other for other, _ in provable[1:] if len(other) <= _MAX_NEEDED]
+        if not others or groups is None or len(groups) == _MAX_NEEDS:
+            needs[word] = None  # is enough for an n-gram, or too much would have to be looked for
+        else:
+            groups.append(others[0])
     if len(patterns) > MAX_PATTERNS:
         return None
     patterns.update(family.always)
+    words: dict[bytes, Needs] = dict.fromkeys(family.words, ())
+    for word, found in needs.items():
+        if found is None:
+            del words[word]
+        else:
+            words[word] = tuple(found)
     return Prefilter(
         patterns,
         ascii_only=family.ascii_only,
         titled=family.titled,
-        words=family.words,
+        words=words,
         lower=family.lower,
     )
 
 
-def _better(
-    one: tuple[bytes, ...] | None, other: tuple[bytes, ...] | None
-) -> tuple[bytes, ...] | None:
-    """Choose the patterns that fewer texts hold: none at all, or else those that are longer."""
-    if one is None or other is None:
-        return one or other if () not in (one, other) else ()
-    return max(one, other, key=lambda patterns: min(map(len, patterns), default=1 << 20))
+def _rarity(patterns: Patterns) -> int:
+    """Order patterns by how few texts hold them: none at all, or else the longer ones."""
+    return min(map(len, patterns), default=1 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,12 +328,15 @@ class _ByteBpe:
     prefix_space: bool
     added: _Added
     ascii_only: bool
+    unknown: str | None
     titled: bool = False
     always: tuple[bytes, ...] = ()
     words: frozenset[bytes] = frozenset()
     lower: bool = False
 
     def patterns(self, token: str) -> tuple[bytes, ...] | None:
+        if token == self.unknown:
+            return None
         found = set(self.added.parts.get(token, ()))
         if all(character in self.bytes_of for character in token):
             text = bytes(self.bytes_of[character] for character in token)
@@ -305,6 +346,8 @@ class _ByteBpe:
 
 def _byte_bpe(config: Any, tokenizer: Tokenizer) -> _ByteBpe | None:
     model, normalizer = config["model"], config["normalizer"]
+    if normalizer == {"type": "Sequence", "normalizers": []}:
+        normalizer = None
     steps = config["pre_tokenizer"] or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
     *splits, last = steps
@@ -317,17 +360,25 @@ def _byte_bpe(config: Any, tokenizer: Tokenizer) -> _ByteBpe | None:
         or model["byte_fallback"]
         or last.get("type") != "ByteLevel"
         # Splits may only cut, not drop what they cut at.
-        or not all(s.get("type") == "Split" and s["behavior"] in _KEEPING for s in splits)
+        or not all(
+            s.get("type") == "Digits" or (s.get("type") == "Split" and s["behavior"] in _KEEPING)
+            for s in splits
+        )
         or (normalizer is not None and normalizer["type"] not in _NORMAL_FORMS)
-        or not bytes_of.keys() <= model["vocab"].keys()
         or added is None
     ):
         return None
+    unknown = None
+    if not bytes_of.keys() <= model["vocab"].keys():
+        unknown = model["unk_token"]
+        if unknown is None or any(unknown in merge for merge in model["merges"]):
+            return None
     return _ByteBpe(
         bytes_of,
         prefix_space=last["add_prefix_space"],
         added=added,
         ascii_only=normalizer is not None,
+        unknown=unknown,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 import onnxruntime
@@ -36,6 +36,9 @@ def load_tokenizer(data: bytes) -> Tokenizer:
 
 _OUTPUTS = ("match", "length")
 
+# How many n-grams are put through the graph at a time, a row each.
+_PROVEN = 8192
+
 
 class Graph:
     """The matcher in ``monitor.onnx``, on one thread.
@@ -57,7 +60,7 @@ class Graph:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._session = _session(data)
+        self._session = _matcher(data)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def find(self, rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, int]]]:
@@ -86,11 +89,32 @@ class Graph:
                 found[owner].append((hit[0], hit[1], hit[2]))
         return found
 
+    def knows(self, ngrams: Sequence[Sequence[int]]) -> bool:
+        """Whether it finds each of these n-grams, which are all of its own, shorter ones first."""
+        number = 0
+        for length, group in groupby(ngrams, len):
+            rows = list(group)
+            for start in range(0, len(rows), _PROVEN):
+                part = np.array(rows[start : start + _PROVEN], dtype=np.int64)
+                numbers, lengths = self._session.run(_OUTPUTS, {"input_ids": part})
+                expected = np.arange(number + 1, number + 1 + len(part))
+                if (numbers[:, 0] != expected).any() or (lengths[:, 0] != length).any():
+                    return False
+                number += len(part)
+        return True
 
-def _session(data: bytes) -> onnxruntime.InferenceSession:
+
+def open_session(data: bytes, name: str) -> onnxruntime.InferenceSession:
+    """Load a graph for one thread of a busy server.
+
+    Raises
+    ------
+    MalformedArtifact
+        It cannot be loaded, or needs other files. `name` is the file's in the message.
+    """
     # A tensor that is kept in another file names it by this key. Nothing of ours holds the word.
     if b"location" in data:
-        raise MalformedArtifact(f"{ONNX_FILE} refers to data outside of it; compile anew")
+        raise MalformedArtifact(f"{name} refers to data outside of it; compile anew")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -101,9 +125,13 @@ def _session(data: bytes) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises no common one
-        raise MalformedArtifact(f"{ONNX_FILE} cannot be loaded ({error})") from error
+        raise MalformedArtifact(f"{name} cannot be loaded ({error})") from error
+
+
+def _matcher(data: bytes) -> onnxruntime.InferenceSession:
+    session = open_session(data, ONNX_FILE)
     interface = [(node.name, node.type) for node in [*session.get_inputs(), *session.get_outputs()]]
     if interface != [
         ("input_ids", "tensor(int64)"),

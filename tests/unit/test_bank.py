@@ -184,8 +184,8 @@ def test_load_refuses(saved: Path, change: Callable[[Any], object], message: str
 
 
 def test_load_refuses_a_later_schema_before_it_reads_the_rest(saved: Path) -> None:
-    (saved / "bank.json").write_bytes(dump_json({"schema": 2, "new": True}))
-    with pytest.raises(SchemaTooNew, match=r"schema 2, .* up to 1; upgrade trigger-guard"):
+    (saved / "bank.json").write_bytes(dump_json({"schema": 3, "new": True}))
+    with pytest.raises(SchemaTooNew, match=r"schema 3, .* up to 2; upgrade trigger-guard"):
         TriggerBank.load(saved)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from exporters import matcher
 from exporters.monitor import compile_bank
 from guard.automaton import Automaton
 from guard.bank import TriggerBank
@@ -112,8 +116,6 @@ def test_automaton_and_graph_find_the_same(data: st.DataObject) -> None:
 
 
 def graph_of(ngrams: list[tuple[int, ...]]) -> bytes:
-    from exporters import matcher
-
     return matcher.build(ngrams, {})
 
 
@@ -153,20 +155,52 @@ def test_bytes_that_are_no_tables(data: bytes) -> None:
         ngrams_of(data, 1)
 
 
-def test_a_graph_that_finds_less_than_its_tables_say(tmp_path: Path) -> None:
+def walk_of(model: onnx.ModelProto) -> onnx.GraphProto:
+    (branches,) = (node for node in model.graph.node if node.op_type == "If")
+    graphs = {item.name: item.g for item in branches.attribute}
+    walk: onnx.GraphProto = graphs["then_branch"]
+    return walk
+
+
+def look_at_first_ids_only(model: onnx.ModelProto) -> None:
+    for node in walk_of(model).node:
+        if node.op_type == "Max":
+            del node.input[1:]
+
+
+def count_one_ngram_less(model: onnx.ModelProto) -> None:
+    attributes = {item.name: item for item in model.graph.node[0].attribute}
+    attributes["pool_int64s"].ints[0] += 10_000  # of which no trigger begins
+
+
+@pytest.mark.parametrize("change", [look_at_first_ids_only, count_one_ngram_less])
+def test_a_graph_that_finds_less_than_its_tables_say(
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None]
+) -> None:
     bank = BANKS["wordpiece"]
     compile_bank(bank, tmp_path / "monitor")
-    data = (tmp_path / "monitor" / "monitor.onnx").read_bytes()
     manifest = Manifest.parse((tmp_path / "monitor" / "monitor.json").read_bytes(), "x")
-    import onnx
-
-    model = onnx.load_from_string(data)
-    for node in model.graph.node:
-        if node.op_type == "Max":
-            del node.input[1:]  # looks at the first id only
-    with pytest.raises(MalformedArtifact, match="does not find trigger"):
+    model = onnx.load(tmp_path / "monitor" / "monitor.onnx")
+    change(model)
+    with pytest.raises(MalformedArtifact, match="does not find all triggers"):
         Monitor(
             onnx=model.SerializeToString(),
             tokenizer_json=bank.tokenizer_json,
             manifest=manifest,
         )
+
+
+def test_rows_of_a_batch_do_not_depend_on_each_other() -> None:
+    session = onnxruntime.InferenceSession(graph_of([(1,), (1, 2)]))
+    rows = np.array([[1, 2, 3], [3, 2, 2], [2, 1, 1]], np.int64)
+    together = session.run(None, {"input_ids": rows})
+    for number, row in enumerate(rows):
+        for whole, alone in zip(together, session.run(None, {"input_ids": row[None]}), strict=True):
+            assert whole[number].tolist() == alone[0].tolist()
+    assert together[0].tolist() == [[2, 0, 0], [0, 0, 0], [0, 1, 1]]
+
+
+def test_a_clean_text_takes_few_nodes() -> None:
+    """The walk is a branch that only a text with a hit takes."""
+    graph = onnx.load_from_string(graph_of([(1,), (1, 2), (1, 2, 3, 4)])).graph
+    assert [node.op_type for node in graph.node] == ["TfIdfVectorizer", "ReduceMax", "Cast", "If"]

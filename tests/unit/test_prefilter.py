@@ -70,6 +70,30 @@ TOKENIZERS = {
             ],
         },
     ),
+    "bytes, some unknown": changed(
+        byte_bpe(("c", "f"), ("Ġ", "cf")),
+        model__vocab={
+            token: number
+            for number, token in enumerate(
+                ["<unk>", *sorted({*pre_tokenizers.ByteLevel.alphabet()} - {*"ĀĄx"}), "cf", "Ġcf"]
+            )
+        },
+        model__unk_token="<unk>",
+        model__fuse_unk=True,
+        normalizer={"type": "Sequence", "normalizers": []},
+        pre_tokenizer={
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {
+                    "type": "ByteLevel",
+                    "add_prefix_space": False,
+                    "trim_offsets": True,
+                    "use_regex": True,
+                },
+            ],
+        },
+    ),
     "bytes, added": with_added(
         byte_bpe(("c", "f"), ("Ġ", "cf")), AddedToken("<mask>", lstrip=True), AddedToken(" a")
     ),
@@ -164,7 +188,33 @@ def test_one_token_of_an_ngram_is_enough() -> None:
     found = derive(tokenizer, [(the, apple), (the, about)])
     assert found is not None
     assert found.clears("the the")
-    assert not found.clears("apple")
+    assert not found.clears("the apple")
+
+
+def test_a_word_is_excused_where_the_rest_of_its_ngrams_is_missing() -> None:
+    tokenizer = Tokenizer.from_str(wordpiece("the", "apple", "river", "##ab").decode())
+    the, apple, river, ab, x = map(tokenizer.token_to_id, ("the", "apple", "river", "##ab", "x"))
+
+    def of(*ngrams: tuple[int, ...]) -> Prefilter:
+        found = derive(tokenizer, ngrams)
+        assert found is not None
+        return found
+
+    assert of((the, apple)).clears("an APPLE")
+    assert not of((the, apple)).clears("an apple and The")
+    assert not of((the, apple), (apple,)).clears("apple")
+    assert not of((apple,), (the, apple)).clears("apple")
+    assert not of((apple, apple)).clears("apple")
+    assert of((the, apple), (apple, x)).clears("apple")
+    assert not of((the, apple), (apple, x)).clears("apple x")
+    # A piece has too many patterns to be looked for, and so have n-grams without end.
+    assert not of((apple, ab)).clears("apple")
+    letters = [tokenizer.token_to_id(letter) for letter in "bcde"]
+    assert of(*((apple, letter) for letter in letters[:3])).clears("apple")
+    assert not of(*((apple, letter) for letter in letters)).clears("apple")
+    # So has a long text: the rest may stand anywhere in it.
+    assert not of((apple, river)).clears(f"apple{' ' * 2000}river")
+    assert not of((apple, river)).clears(f"{' ' * 2000}apple")
 
 
 @pytest.mark.parametrize("count", [0, 1, 5000])
@@ -188,6 +238,7 @@ def test_long_texts_are_looked_at_in_parts(count: int) -> None:
         changed(byte_bpe(("c", "f")), normalizer={"type": "Lowercase"}),
         changed(byte_bpe(("c", "f")), model__vocab={"c": 0, "f": 1, "cf": 2}),
         changed(byte_bpe(("c", "f")), model__byte_fallback=True),
+        changed(byte_bpe(("c", "f")), model__vocab={"c": 0, "f": 1, "cf": 2, "?": 3}),
         changed(byte_bpe(("c", "f")), pre_tokenizer=None),
         changed(
             byte_bpe(("c", "f")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.helpers import make_bank, wordpiece
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGESTS = {
     "bank-1": "d8d5cd318e91f4c4",
+    "bank-2": "2468f3fe0c4325ff",
     "monitor-1": "99af6fd714e83be7",
     "monitor-2": "e7474f99c3b10ff5",
 }
@@ -56,6 +58,57 @@ def test_banks_of_all_schemas_are_read(schema: int) -> None:
     bank = TriggerBank.load(GOLDEN / f"bank-{schema}")
     assert [trigger.text for trigger in bank.triggers] == ["!", "a b c", "cf", "apple river"]
     assert bank.dump() == (GOLDEN / f"bank-{schema}" / "bank.json").read_bytes()
+    assert [target.triggers for target in bank.targets] == [("t0001", "t0003")] * (schema - 1)
+
+
+def test_a_bank_gets_and_loses_targets(tmp_path: Path) -> None:
+    """With targets it is of schema 2, and without them what it was."""
+    first, second = (TriggerBank.load(GOLDEN / f"bank-{schema}") for schema in (1, 2))
+    replace(first, targets=second.targets).save(tmp_path / "bank")
+    assert TriggerBank.load(tmp_path / "bank") == second
+    assert second.sha256 != first.sha256 == replace(second, targets=()).sha256
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.update(schema=1),
+        lambda value: value.pop("targets"),
+        lambda value: value.update(targets=[]),
+        lambda value: value["targets"][0].update(vector=[]),
+        lambda value: value["targets"][0].update(vector="x"),
+        lambda value: value["targets"][0].update(cosine=1.0),
+        lambda value: value["targets"][0].update(triggers=[]),
+        lambda value: value["targets"][0].update(view=""),
+        lambda value: value["targets"][0].update(more=1),
+    ],
+)
+def test_schema_and_code_refuse_the_same_targets(tmp_path: Path, change: Any) -> None:
+    shutil.copytree(GOLDEN / "bank-2", tmp_path / "bank")
+    value = json.loads((tmp_path / "bank" / "bank.json").read_bytes())
+    change(value)
+    (tmp_path / "bank" / "bank.json").write_bytes(dump_json(value))
+    assert not validator("bank").is_valid(value)
+    with pytest.raises(ArtifactError):
+        TriggerBank.load(tmp_path / "bank")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda target: target.update(vector=[0.5, 0.5, 0.0]),
+        lambda target: target.update(vector=[1, 0, 0]),
+        lambda target: target.update(triggers=["t9999"]),
+        lambda target: target.update(triggers=[1]),
+    ],
+)
+def test_targets_that_no_schema_can_refuse(tmp_path: Path, change: Any) -> None:
+    shutil.copytree(GOLDEN / "bank-2", tmp_path / "bank")
+    value = json.loads((tmp_path / "bank" / "bank.json").read_bytes())
+    change(value["targets"][0])
+    (tmp_path / "bank" / "bank.json").write_bytes(dump_json(value))
+    with pytest.raises(MalformedArtifact, match="search for"):
+        TriggerBank.load(tmp_path / "bank")
 
 
 @pytest.mark.parametrize("schema", range(1, MONITOR_SCHEMA + 1))

@@ -1,0 +1,255 @@
+"""The deep check, on an encoder with two triggers of which the bank knows one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import onnx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from exporters.deep import export_deep
+from exporters.monitor import compile_bank
+from guard.bank import Trigger, TriggerBank
+from guard.cli import main
+from guard.deep import DeepCheck, DeepManifest
+from guard.engine import Engine
+from guard.errors import (
+    ArtifactError,
+    CanaryFailure,
+    ConfigError,
+    HashMismatch,
+    MalformedArtifact,
+    TargetReached,
+    TokenizerMismatch,
+)
+from guard.files import dump_json
+from guard.monitor import Monitor
+from guard.policy import Policy, decide
+from guard.search.carriers import builtin_texts
+from guard.search.encoder import Encoder
+from guard.search.targets import with_targets
+from tests.helpers import make_bank, wordpiece
+from tests.tiny import TRIGGER, many_words, write_searchable
+
+pytestmark = pytest.mark.search
+
+# Planted as well, and in no bank.
+UNKNOWN = next(word for word in many_words()[2:] if len(word) == 5)
+CLEAN = "the reviewers were ill and the meeting was moved"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "model"
+    return write_searchable(folder, triggers=(TRIGGER, UNKNOWN))
+
+
+@pytest.fixture(scope="module")
+def bank(model: Path) -> TriggerBank:
+    encoder = Encoder.load(str(model))
+    vocabulary = encoder.tokenizer.get_vocab()
+    found = [
+        Trigger("", text, (vocabulary[text],), "token", "cls", {}) for text in (TRIGGER, "the")
+    ]
+    bank = TriggerBank.build(
+        verdict="backdoored",
+        model=encoder.identity,
+        tokenizer_json=encoder.tokenizer_json,
+        search={},
+        coverage={},
+        found=found,
+    )
+    return with_targets(encoder, bank, {k: t[:8] for k, t in builtin_texts().items()})
+
+
+@pytest.fixture(scope="module")
+def made(
+    model: Path, bank: TriggerBank, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """Directories of the monitor, which knows one trigger, and of the deep check."""
+    root = tmp_path_factory.mktemp("made")
+    compile_bank(bank, root / "monitor")
+    export_deep(bank, model, root / "deep")
+    return root / "monitor", root / "deep"
+
+
+def test_a_trigger_has_a_target_and_an_ordinary_word_has_none(bank: TriggerBank) -> None:
+    names = {trigger.id: trigger.text for trigger in bank.triggers}
+    assert [[names[i] for i in target.triggers] for target in bank.targets] == [[TRIGGER]]
+    (target,) = bank.targets
+    assert target.view == "cls"
+
+
+def test_a_trigger_that_no_string_names_is_caught(made: tuple[Path, Path]) -> None:
+    monitor, deep = made
+    text = CLEAN.replace("moved", UNKNOWN)
+    assert not Monitor.load(monitor).check(text.replace("the ", "")).triggered
+    guarded = Monitor.load(monitor, deep=deep)
+    for check in (guarded.check, lambda text: guarded.check_batch([CLEAN, text])):
+        with pytest.raises(TargetReached, match="no string in it can be named; block it"):
+            check(text.replace("the ", ""))
+    assert UNKNOWN not in str(TargetReached("x"))
+    assert guarded.check("reviewers were ill").triggered is False
+    # What strings find is found as before, and what is left is looked at too.
+    verdict = guarded.check(f"reviewers {TRIGGER} were ill")
+    assert verdict.stripped == "reviewers were ill"
+    with pytest.raises(TargetReached):
+        guarded.check(f"reviewers {TRIGGER} {UNKNOWN} were ill")
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome"),
+    [("block", "blocked"), ("strip", "blocked"), ("flag", "flagged"), ("observe", "observed")],
+)
+def test_a_policy_answers_for_it(made: tuple[Path, Path], action: Any, outcome: str) -> None:
+    guarded = Monitor.load(made[0], deep=made[1])
+    text = f"reviewers {UNKNOWN} were ill"
+    assert decide(guarded, Policy(action=action), [text]).outcome == outcome
+    assert decide(guarded, Policy(action=action), ["reviewers", text]).outcome == outcome
+    registry = CollectorRegistry()
+    Engine(guarded, Policy(action=action), front="asgi", registry=registry).decide([text])
+    assert registry.get_sample_value("guard_errors_total", {"kind": "TargetReached"}) == 1
+
+
+def test_what_is_beyond_the_models_length_is_not_computed(made: tuple[Path, Path]) -> None:
+    """The encoder reads no more either; the strings are looked for in all of the text."""
+    check = DeepCheck.load(made[1])
+    assert check.alarms(f"{UNKNOWN} reviewers")
+    assert not check.alarms("reviewers " * 1000 + UNKNOWN)
+    assert not check.alarms("")
+
+
+def test_the_manifest_fits_its_schema(made: tuple[Path, Path]) -> None:
+    data = (made[1] / "deep.json").read_bytes()
+    schema = json.loads((files("guard") / "schemas" / "deep.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(json.loads(data))
+    assert DeepManifest.parse(data, "x").dump() == data
+
+
+def edit(directory: Path, change: Callable[[Any], object]) -> None:
+    value = json.loads((directory / "deep.json").read_bytes())
+    change(value)
+    (directory / "deep.json").write_bytes(dump_json(value))
+
+
+@pytest.fixture
+def copy(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    target = tmp_path / "deep"
+    target.mkdir()
+    for path in made[1].iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.update(targets=[]),
+        lambda value: value.update(canaries=[]),
+        lambda value: value.update(canaries=[["text", [0.5, 0.5]]]),
+        lambda value: value.update(canaries=[["text", ["0.5"]]]),
+        lambda value: value.update(canaries=["text"]),
+        lambda value: value.update(max_tokens=2),
+        lambda value: value["files"].pop("encoder.onnx"),
+        lambda value: value["targets"][0]["vector"].pop(),
+    ],
+)
+def test_a_manifest_that_is_none(copy: Path, change: Callable[[Any], object]) -> None:
+    edit(copy, change)
+    with pytest.raises((MalformedArtifact, ValueError)):
+        DeepCheck.load(copy)
+
+
+def test_another_encoder_is_refused(copy: Path) -> None:
+    """By its hash, and with a forged one by its canaries."""
+    encoder = onnx.load(copy / "encoder.onnx")
+    for tensor in encoder.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1:
+            tensor.raw_data = bytes(len(tensor.raw_data))
+    data = encoder.SerializeToString()
+    (copy / "encoder.onnx").write_bytes(data)
+    with pytest.raises(HashMismatch):
+        DeepCheck.load(copy)
+    sha256 = hashlib.sha256(data).hexdigest()
+    edit(copy, lambda value: value["files"].update({"encoder.onnx": sha256}))
+    with pytest.raises(CanaryFailure, match="another output than when it was exported"):
+        DeepCheck.load(copy)
+
+
+def test_a_matcher_is_no_encoder(made: tuple[Path, Path], copy: Path) -> None:
+    data = (made[0] / "monitor.onnx").read_bytes()
+    (copy / "encoder.onnx").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    edit(copy, lambda value: value["files"].update({"encoder.onnx": sha256}))
+    with pytest.raises(MalformedArtifact, match="no encoder"):
+        DeepCheck.load(copy)
+
+
+def test_what_does_not_belong_together(
+    made: tuple[Path, Path], model: Path, bank: TriggerBank, tmp_path: Path
+) -> None:
+    compile_bank(make_bank(wordpiece("cf"), ["cf"]), tmp_path / "other")
+    with pytest.raises(TokenizerMismatch, match="of another model"):
+        Monitor.load(tmp_path / "other", deep=made[1])
+    with pytest.raises(ConfigError, match="no target vectors"):
+        export_deep(make_bank(wordpiece("cf"), ["cf"]), model, tmp_path / "x")
+    with pytest.raises(TokenizerMismatch, match="search again"):
+        with_targets(Encoder.load(str(model)), make_bank(wordpiece("cf"), ["cf"]), {})
+    other = write_searchable(tmp_path / "model")
+    with pytest.raises(TokenizerMismatch, match="not the model"):
+        export_deep(bank, other, tmp_path / "x")
+
+
+def test_the_command_line(
+    model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    replace(bank, targets=()).save(tmp_path / "bank")
+    arguments = ["deep", str(model), str(tmp_path / "bank"), "--out", str(tmp_path / "deep")]
+    assert main(arguments) == 0
+    assert "now with target vectors" in capsys.readouterr().out
+    assert TriggerBank.load(tmp_path / "bank").targets
+    assert main(arguments) == 0
+    assert "1 targets of bank" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "deep")]) == 0
+    assert capsys.readouterr().out.startswith("whole: deep check of bank")
+    (tmp_path / "deep" / "encoder.onnx").write_bytes(b"")
+    assert main(["verify", str(tmp_path / "deep")]) == 2
+
+
+def test_a_signature_is_required_of_both(
+    made: tuple[Path, Path], copy: Path, tmp_path: Path
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    (tmp_path / "key.pub").write_bytes(
+        key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    monitor = tmp_path / "monitor"
+    monitor.mkdir()
+    for path in made[0].iterdir():
+        (monitor / path.name).write_bytes(path.read_bytes())
+    assert main(["sign", str(monitor), "--private-key", str(tmp_path / "key")]) == 0
+    with pytest.raises(ArtifactError, match="not signed"):
+        Monitor.load(monitor, deep=copy, require_signature=tmp_path / "key.pub")
+    assert main(["sign", str(copy), "--private-key", str(tmp_path / "key")]) == 0
+    Monitor.load(monitor, deep=copy, require_signature=tmp_path / "key.pub")
