@@ -78,6 +78,9 @@ class GuardMiddleware:
         The monitor does not load.
     """
 
+    # Its name in metrics and logs.
+    front = "asgi"
+
     def __init__(
         self,
         app: App,
@@ -96,7 +99,7 @@ class GuardMiddleware:
         self._fields = compile_fields(fields)
         self._max_body = max_body
         policy = Policy(action=action, on_failure=on_failure, on_unscannable=on_unscannable)
-        self._engine = Engine(monitor, policy, front="asgi", registry=registry)
+        self._engine = Engine(monitor, policy, front=self.front, registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -137,7 +140,8 @@ class GuardMiddleware:
     async def inspect(self, scope: Scope, body: bytes) -> tuple[Decision, bytes]:
         """Decide on a body; return what to forward in its place. Never raises an Exception."""
         try:
-            return await offload(len(body), self._inspect, scope["headers"], body)
+            with self._engine.in_flight:
+                return await offload(len(body), self._inspect, scope["headers"], body)
         except Exception as error:  # InputError or a failure: the policy tells them apart
             return self._engine.undecided(error), body
 

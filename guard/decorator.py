@@ -97,13 +97,16 @@ class _Guard:
 
     def __call__(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         found = Texts(self._place, args, kwargs)
-        return self._settle(self._decide(found), found, args, kwargs)
+        with self._engine.in_flight:
+            decision = self._decide(found)
+        return self._settle(decision, found, args, kwargs)
 
     async def offloaded(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         """Guard a call without holding the event loop for long texts."""
         found = Texts(self._place, args, kwargs)
         try:
-            decision = await offload(found.size(), self._decide, found)
+            with self._engine.in_flight:
+                decision = await offload(found.size(), self._decide, found)
         except Exception as error:  # no thread to be had
             decision = self._engine.undecided(error)
         if Texts(self._place, args, kwargs).strings() != found.strings():

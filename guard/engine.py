@@ -16,6 +16,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 from prometheus_client import CollectorRegistry
 
+from guard import audit, tracing
 from guard.errors import ConfigError
 from guard.live import LiveMonitor, difference
 from guard.metrics import kind_of, metrics_on
@@ -76,6 +77,9 @@ class Engine:
         self.policy = policy
         self._front = front
         self._metrics = metrics_on(registry)
+        self._metrics.start(front, policy.action)
+        # Entered while a call waits for its scan, and during it.
+        self.in_flight = self._metrics.in_flight.labels(front).track_inprogress()
         self._served = self.monitor
         self._metrics.serve(self._served)
 
@@ -98,17 +102,22 @@ class Engine:
             shadow = self._source.shadow
             for text, verdict in zip((*texts, *fixed), decision.verdicts, strict=False):
                 self._metrics.shadow.labels(difference(verdict, shadow, text)).inc()
-        return self._report(decision, seconds)
+        return self._report(decision, seconds, (*texts, *fixed))
 
     def undecided(self, error: Exception) -> Decision:
         """Decide on a call whose texts were not even reached."""
         return self._report(undecided(self.policy, error), None)
 
-    def _report(self, decision: Decision, seconds: float | None) -> Decision:
+    def _report(
+        self, decision: Decision, seconds: float | None, texts: Sequence[str] = ()
+    ) -> Decision:
         self._metrics.record(self._front, self.policy.action, decision, seconds)
+        if decision.outcome != "clean":
+            decision = replace(decision, incident=f"urn:uuid:{uuid4()}")
+        tracing.record(self._front, self.policy.action, decision, seconds)
         if decision.outcome == "clean":
             return decision
-        decision = replace(decision, incident=f"urn:uuid:{uuid4()}")
+        audit.record(self._front, self.policy.action, self._served, decision, texts)
         logger.log(
             logging.ERROR if decision.outcome == "failed" else logging.WARNING,
             "front=%s action=%s outcome=%s forwarded=%s triggers=%s error=%s incident=%s",
