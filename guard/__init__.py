@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         BadSignature,
         CanaryFailure,
         ConfigError,
+        DeadlinePassed,
         GuardError,
         HashMismatch,
         InputError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     )
     from guard.live import LiveMonitor
     from guard.monitor import Match, Monitor, Verdict
+    from guard.policy import Policy
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,7 @@ __all__ = [
     "BadSignature",
     "CanaryFailure",
     "ConfigError",
+    "DeadlinePassed",
     "GuardError",
     "GuardMiddleware",
     "HashMismatch",
@@ -59,6 +62,7 @@ __all__ = [
     "Monitor",
     "NotText",
     "OutputExists",
+    "Policy",
     "SchemaTooNew",
     "StripLimit",
     "TextTooLong",
@@ -75,6 +79,7 @@ _MODULES = {
     "LiveMonitor": "guard.live",
     "Match": "guard.monitor",
     "Monitor": "guard.monitor",
+    "Policy": "guard.policy",
     "Trigger": "guard.bank",
     "TriggerBank": "guard.bank",
     "Verdict": "guard.monitor",

@@ -17,11 +17,11 @@ from anyio.lowlevel import RunVar
 from prometheus_client import CollectorRegistry
 
 from guard import audit, tracing
-from guard.errors import ConfigError
+from guard.errors import ConfigError, DeadlinePassed
 from guard.live import LiveMonitor, difference
 from guard.metrics import kind_of, metrics_on
 from guard.monitor import Monitor
-from guard.policy import Decision, Policy, decide, undecided
+from guard.policy import Decision, Ids, Policy, decide, undecided
 
 logger = logging.getLogger("guard")
 
@@ -89,7 +89,13 @@ class Engine:
         return self._source.current if isinstance(self._source, LiveMonitor) else self._source
 
     def decide(self, texts: Sequence[str], fixed: Sequence[str] = ()) -> Decision:
-        """Scan and decide; see `guard.policy.decide`."""
+        """Scan, decide, count and log; see `guard.policy.decide`."""
+        with self.in_flight:
+            decision = self.evaluate(texts, fixed)
+        return self.report(decision, (*texts, *fixed))
+
+    def evaluate(self, texts: Sequence[str], fixed: Sequence[str | Ids] = ()) -> Decision:
+        """Scan and decide, without counting it: a thread that does this may be given up."""
         start = perf_counter()
         monitor = self.monitor  # one for all of this decision
         decision = decide(monitor, self.policy, texts, fixed)
@@ -101,16 +107,39 @@ class Engine:
         if isinstance(self._source, LiveMonitor) and self._source.shadow is not None:
             shadow = self._source.shadow
             for text, verdict in zip((*texts, *fixed), decision.verdicts, strict=False):
-                self._metrics.shadow.labels(difference(verdict, shadow, text)).inc()
-        return self._report(decision, seconds, (*texts, *fixed))
+                if isinstance(text, str):
+                    self._metrics.shadow.labels(difference(verdict, shadow, text)).inc()
+        return replace(decision, seconds=seconds)
 
     def undecided(self, error: Exception) -> Decision:
         """Decide on a call whose texts were not even reached."""
-        return self._report(undecided(self.policy, error), None)
+        return self.report(undecided(self.policy, error))
 
-    def _report(
-        self, decision: Decision, seconds: float | None, texts: Sequence[str] = ()
-    ) -> Decision:
+    async def offload(self, size: int, function: Callable[..., T], *args: object) -> T:
+        """Call a function that takes time in proportion to `size`, and leave the event loop free.
+
+        Raises
+        ------
+        DeadlinePassed
+            It has not returned by the policy's deadline. What it does then is of no consequence.
+        """
+        with self.in_flight:
+            if size <= INLINE_SIZE:
+                return function(*args)
+            try:
+                with anyio.fail_after(self.policy.deadline):
+                    return await anyio.to_thread.run_sync(
+                        function, *args, limiter=_limiter(), abandon_on_cancel=True
+                    )
+            except TimeoutError as error:
+                raise DeadlinePassed(
+                    f"scanning took over {self.policy.deadline} s; "
+                    "set a longer deadline or a lower max_body"
+                ) from error
+
+    def report(self, decision: Decision, texts: Sequence[str] = ()) -> Decision:
+        """Count and log a decision on `texts`; return it with an incident, if it is one."""
+        seconds = decision.seconds
         self._metrics.record(self._front, self.policy.action, decision, seconds)
         if decision.outcome != "clean":
             decision = replace(decision, incident=f"urn:uuid:{uuid4()}")
@@ -130,15 +159,6 @@ class Engine:
             decision.incident,
         )
         return decision
-
-
-async def offload(size: int, function: Callable[..., T], *args: object) -> T:
-    """Call a function that takes time in proportion to `size`, without holding the event loop."""
-    if size <= INLINE_SIZE:
-        return function(*args)
-    return await anyio.to_thread.run_sync(
-        function, *args, limiter=_limiter(), abandon_on_cancel=True
-    )
 
 
 _limiters: RunVar[anyio.CapacityLimiter] = RunVar("guard_limiter")

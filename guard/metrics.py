@@ -116,6 +116,12 @@ RELOADS = Definition(
     "Attempts to replace the bank by what is in its directory now, by whether it is served.",
     ("outcome",),
 )
+UNSCANNED = Definition(
+    "guard_unscanned_total",
+    "counter",
+    "Calls that were forwarded though the guard failed, or could not scan all of their text.",
+    ("front", "outcome"),
+)
 SHADOW = Definition(
     "guard_shadow_total",
     "counter",
@@ -131,7 +137,7 @@ UPSTREAM_ERRORS = Definition(
 
 DEFINITIONS = (
     *(REQUESTS, SCAN_SECONDS, MATCHES, ERRORS, IN_FLIGHT),
-    *(BANK_INFO, BANK_LOADED, RELOADS, SHADOW, UPSTREAM_ERRORS),
+    *(BANK_INFO, BANK_LOADED, RELOADS, UNSCANNED, SHADOW, UPSTREAM_ERRORS),
 )
 
 UpstreamError = Literal["unreachable", "timeout", "broken", "truncated"]
@@ -170,6 +176,7 @@ class Metrics:
         self.bank_info = gauge(BANK_INFO)
         self.bank_loaded = gauge(BANK_LOADED)
         self.reloads = counter(RELOADS)
+        self.unscanned = counter(UNSCANNED)
         self.shadow = counter(SHADOW)
         self.upstream_errors = counter(UPSTREAM_ERRORS)
         self._seen: set[str] = set()
@@ -186,6 +193,8 @@ class Metrics:
         """Begin to count the decisions of a front, at 0."""
         for outcome in get_args(Outcome):
             self.requests.labels(front, action, outcome)
+        for outcome in ("failed", "unscannable"):
+            self.unscanned.labels(front, outcome)
 
     def serve(self, monitor: Monitor, *, on: bool = True) -> None:
         """Tell which bank is being served, or no longer is."""
@@ -207,6 +216,8 @@ class Metrics:
             return
         if decision.error is not None:
             self.errors.labels(kind_of(decision.error)).inc()
+        if decision.forward and None in decision.verdicts:
+            self.unscanned.labels(front, decision.outcome).inc()
         tally = Tally(
             match.trigger for verdict in decision.verdicts if verdict for match in verdict.matches
         )
