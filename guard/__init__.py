@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     )
     from guard.live import LiveMonitor
     from guard.monitor import Match, Monitor, Verdict
+    from guard.pipelines import pipeline
     from guard.policy import Policy
+    from guard.sessions import session
 
 __version__ = "0.1.0"
 
@@ -71,7 +73,9 @@ __all__ = [
     "TriggerBank",
     "TriggeredInput",
     "Verdict",
+    "pipeline",
     "protect",
+    "session",
 ]
 
 _MODULES = {
@@ -83,7 +87,9 @@ _MODULES = {
     "Trigger": "guard.bank",
     "TriggerBank": "guard.bank",
     "Verdict": "guard.monitor",
+    "pipeline": "guard.pipelines",
     "protect": "guard.decorator",
+    "session": "guard.sessions",
 }
 
 

@@ -129,24 +129,30 @@ class _Guard:
             return with_texts(self._place, args, kwargs, decision.texts)
         if decision.forward:
             return args, kwargs
-        if decision.outcome == "blocked":
+        error = refusal(decision)
+        if isinstance(error, TriggeredInput):
             hits = [verdict is not None and verdict.triggered for verdict in decision.verdicts]
-            verdict = decision.verdicts[hits.index(True)]
-            assert verdict is not None
-            triggered = TriggeredInput(verdict)
             if items := found.items_of(hits):
-                triggered.add_note(f"at index {', '.join(map(str, items))} of the list")
-            raise triggered
-        if isinstance(decision.error, InputError):
-            if isinstance(decision.error, NotText):
-                decision.error.add_note(
-                    "protect takes str, and lists, tuples and dicts of str; "
-                    "name the argument that holds the text with protect(..., argument=)"
-                )
-            raise decision.error
-        raise GuardError(
-            f"the guard failed, so the call was not made; look for {decision.incident} in the log"
-        ) from decision.error
+                error.add_note(f"at index {', '.join(map(str, items))} of the list")
+        elif isinstance(error, NotText):
+            error.add_note(
+                "protect takes str, and lists, tuples and dicts of str; "
+                "name the argument that holds the text with protect(..., argument=)"
+            )
+        raise error
+
+
+def refusal(decision: Decision) -> GuardError:
+    """Return what to raise for a call that is not made."""
+    if decision.outcome == "blocked":
+        return TriggeredInput(next(v for v in decision.verdicts if v is not None and v.triggered))
+    if isinstance(decision.error, InputError):
+        return decision.error
+    error = GuardError(
+        f"the guard failed, so the call was not made; look for {decision.incident} in the log"
+    )
+    error.__cause__ = decision.error
+    return error
 
 
 def _wrap(function: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
