@@ -6,8 +6,10 @@ import asyncio
 import contextvars
 import gzip
 import json
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterable, MutableMapping
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -723,6 +725,14 @@ async def test_one_guard_serves_many_at_once() -> None:
         assert json.loads(response.json()["body"])["text"] == body["text"][:-3]
 
 
+async def test_a_bank_that_is_deleted_while_it_serves_goes_on_serving(tmp_path: Path) -> None:
+    write_small_monitor(tmp_path / "monitor")
+    app = guard(echo, monitor=tmp_path / "monitor")
+    shutil.rmtree(tmp_path / "monitor")
+    assert (await post(app, TRIGGERED)).status_code == 403
+    assert (await post(app, CLEAN)).status_code == 200
+
+
 def test_one_guard_serves_on_several_event_loops() -> None:
     app = guard(echo)
     for _ in range(2):
@@ -848,7 +858,7 @@ async def test_pathsend_and_other_extensions_are_the_servers(action: Action) -> 
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.pathsend", "path": "/a/file"})
 
-    extensions = {"http.response.pathsend": {}}
+    extensions: dict[str, Any] = {"http.response.pathsend": {}}
     sent = await drive(guard(app, action=action), [chunk(b'"cf"')], extensions=extensions)
     assert sent[1] == {"type": "http.response.pathsend", "path": "/a/file"}
 

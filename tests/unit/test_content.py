@@ -34,7 +34,7 @@ def read(
     return Reader(compile_fields(["text"]), also, LIMIT).read(raw, body)
 
 
-def refusal(*args: Any, **headers: str) -> tuple[str, int]:
+def refusal(*args: Any, **headers: Any) -> tuple[str, int]:
     with pytest.raises(UnreadableBody) as caught:
         read(*args, **headers)
     return caught.value.kind, caught.value.status
