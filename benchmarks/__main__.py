@@ -13,6 +13,7 @@ from guard.errors import GuardError
 NAMES = {
     "quick": "scan time, monitor latency, import time: the README's lead",
     "monitor": "what a check costs, and how large and quick to load a monitor is",
+    "fronts": "what the middleware adds to a request",
     "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
 }
 
