@@ -1,10 +1,10 @@
 """The process of ``guard proxy``: two servers, signals, and a bank that is followed.
 
 What clients send goes to one port, and health and metrics have another. So no path of the server
-behind it is hidden, who may send texts does not thereby read which triggers were met, and both answer
-while the first port is at its limit. ``/healthz`` says that the process lives. ``/readyz`` says that it
-serves, and ends to at the first SIGTERM; it does not ask the server behind, which has a health check of
-its own.
+behind it is hidden, who may send texts does not thereby read which triggers were met, and both
+answer while the first port is at its limit. ``/healthz`` says that the process lives. ``/readyz``
+says that it serves, and no longer says so from the first SIGTERM on; it does not ask the server
+behind, which has a health check of its own.
 """
 
 from __future__ import annotations
