@@ -174,12 +174,16 @@ def _server(app: App, *, lifespan: str, drain: int, limit: int | None) -> _Serve
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = None
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family)
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+        listener.listen(2048)  # from here on nobody is turned away who read the log
+    except OSError as error:
+        if listener is not None:
+            listener.close()
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another") from error
     return listener
