@@ -26,6 +26,7 @@ import yaml
 
 from benchmarks.assets import cache_dir
 from exporters.prometheus import ALERTS, PANELS, dashboard, rules
+from guard.cli import CLEAN, FAILED, main
 from guard.metrics import DEFINITIONS
 from tests.fixtures_small import TRIGGERS, trigger_id
 from tests.integration import test_examples
@@ -358,3 +359,13 @@ def test_every_query_of_the_dashboard_has_an_answer(stack: Stack) -> None:
         'sum(guard_matches_total{job="classifier"})'
     )
     assert float(total["value"][1]) > 1
+
+
+def test_guard_alerts_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "alerts"
+    assert main(["alerts", "--out", str(out)]) == CLEAN
+    assert (out / "guard.rules.yml").read_bytes() == rules()
+    assert str(out / "guard.dashboard.json") in capsys.readouterr().out
+    (out / "own.yml").write_text("mine")
+    assert main(["alerts", "--out", str(out)]) == FAILED
+    assert (out / "own.yml").read_text() == "mine"
