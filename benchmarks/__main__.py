@@ -29,9 +29,13 @@ def main() -> None:
     build = actions.add_parser("build", help="build what is missing, and say what it achieves")
     build.add_argument("--only", metavar="NAME", help="one model of the zoo")
     actions.add_parser("list", help="name the models, and what those built achieve")
+    soak = commands.add_parser("soak", help="mixed traffic at full load against both HTTP fronts")
+    soak.add_argument("--minutes", type=float, default=30.0)
     arguments = parser.parse_args()
     try:
-        if arguments.name != "zoo":
+        if arguments.name == "soak":
+            import_module("benchmarks.soak").main(arguments.minutes)
+        elif arguments.name != "zoo":
             import_module(f"benchmarks.{arguments.name}").main()
         elif arguments.action == "build":
             _build(arguments.only)

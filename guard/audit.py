@@ -4,12 +4,12 @@ It goes to the logger ``"guard.audit"`` at level INFO, so that nothing is writte
 
     logging.getLogger("guard.audit").setLevel(logging.INFO)
 
-and give it a handler that writes the bare message. A line has ``time`` (UTC), ``front``, ``action``,
-``outcome``, ``forwarded``, ``triggers`` (ids), ``error``, ``incident`` (what the response quotes),
-``bank``, ``texts`` and ``more_texts``. The texts are those that hold a trigger or cannot be scanned:
-never they themselves, but their HMAC-SHA256, by which two requests with the same text are known, and
-their length. The key is ``GUARD_AUDIT_KEY``, and drawn at random for each process without it, for a
-plain hash of a short text is found out by trying.
+and give it a handler that writes the bare message. A line has ``time`` (UTC), ``front``,
+``action``, ``outcome``, ``forwarded``, ``triggers`` (ids), ``error``, ``incident`` (what the
+response quotes), ``bank``, ``texts`` and ``more_texts``. The texts are those that hold a trigger or
+cannot be scanned: never they themselves, but their HMAC-SHA256, by which two requests with the same
+text are known, and their length. The key is ``GUARD_AUDIT_KEY``, and drawn at random for each
+process without it, for a plain hash of a short text is found out by trying.
 """
 
 from __future__ import annotations

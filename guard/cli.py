@@ -1,4 +1,4 @@
-"""The command line: ``guard scan``, ``compile``, ``sign``, ``verify``, ``check`` and ``proxy``.
+"""The command line: ``guard scan``, ``compile``, ``sign``, ``check``, ``proxy`` and others.
 
 Exit codes are those of model scanners: 0 nothing found in what was asked to be tested, 1 triggers
 found, 2 failed or incomplete, 4 usage.
@@ -169,6 +169,10 @@ def _parser() -> argparse.ArgumentParser:
         "--drain", type=int, default=30, help="seconds to finish requests after SIGTERM; 30"
     )
     proxy.add_argument("--audit-log", metavar="FILE", help="JSON lines; - is stdout")
+
+    alerts = commands.add_parser("alerts", help="write Prometheus alerts and a Grafana dashboard")
+    alerts.set_defaults(run=_alerts)
+    alerts.add_argument("--out", type=Path, required=True, help="directory for the two files")
     return parser
 
 
@@ -379,6 +383,19 @@ def _proxy(options: argparse.Namespace) -> int:
     )
     follower = Follower(live, options.monitor)
     Sidecar(app, follower, address=options.listen, admin=options.admin, drain=options.drain).run()
+    return CLEAN
+
+
+def _alerts(options: argparse.Namespace) -> int:
+    try:
+        from exporters import prometheus
+    except ImportError as error:
+        raise GuardError(
+            f"writing YAML needs {error.name}: pip install 'trigger-guard[alerts]'"
+        ) from error
+    prometheus.write(options.out)
+    print(f"alerts: {options.out / prometheus.RULES_FILE}")
+    print(f"dashboard: {options.out / prometheus.DASHBOARD_FILE}")
     return CLEAN
 
 

@@ -1,7 +1,7 @@
 """Every metric: its name, its labels, its buckets.
 
-All names are made here, from `DEFINITIONS`; `exporters.prometheus` writes alert rules and a dashboard
-from the same. Times are in seconds and sizes in numbers, as Prometheus asks for.
+All names are made here, from `DEFINITIONS`; `exporters.prometheus` writes alert rules and a
+dashboard from the same. Times are in seconds and sizes in numbers, as Prometheus asks for.
 
 Every label has a bounded set of values, and none is made from a text: a label with the text of a
 trigger would tell everyone who may read the metrics which words the guard knows.
@@ -258,8 +258,8 @@ def metrics_on(registry: CollectorRegistry | None = None) -> Metrics:
 def exposition(registry: CollectorRegistry | None = None) -> bytes:
     """Return what a ``/metrics`` endpoint answers, in Prometheus' text format.
 
-    In multiprocess mode these are the numbers of all workers, whatever the registry. Those that died
-    still count, but no longer tell what they were doing.
+    In multiprocess mode these are the numbers of all workers, whatever the registry. What workers
+    counted that died since still counts; what they were doing does not.
     """
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY if registry is None else registry)

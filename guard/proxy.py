@@ -2,14 +2,14 @@
 
 It passes on what HTTP has from end to end, and keeps what is between two neighbours to itself
 (RFC 9110, 7.6): method, target, headers in their order, body and status go through as they came;
-``Connection`` and what it names, ``TE``, ``Trailer``, ``Upgrade`` and the framing do not. ``Host`` is
-the client's own. ``X-Forwarded-For`` and ``Via`` grow by one; ``X-Forwarded-Proto`` and ``-Host`` are
-set where no one further out has set them, so that the server may trust them as far as it could without
-this in between. Bodies stream in both directions, and a response that the server breaks off is broken
-off here too, never ended as if it were whole.
+``Connection`` and what it names, ``TE``, ``Trailer``, ``Upgrade`` and the framing do not. ``Host``
+is the client's own. ``X-Forwarded-For`` and ``Via`` grow by one; ``X-Forwarded-Proto`` and
+``X-Forwarded-Host`` are set where no one further out has set them, so that the server may trust
+them as far as it could without this in between. Bodies stream in both directions, and a response
+that the server breaks off is broken off here too, never ended as if it were whole.
 
-Not passed on: trailers, 103 Early Hints, and changes of protocol, WebSocket among them. What expects
-``100 Continue`` gets it from here.
+Not passed on: trailers, 103 Early Hints, and changes of protocol, WebSocket among them. What
+expects ``100 Continue`` gets it from here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from guard.metrics import UpstreamError, metrics_on
 
 logger = logging.getLogger("guard")
 
-# Seconds. A server closes idle connections too (Node.js after 5), and a request that meets that fails.
+# Seconds. Servers close idle connections too (Node.js after 5), and a request that meets that
+# fails.
 KEEPALIVE = 2.0
 CONNECT_TIMEOUT = 5.0
 
@@ -107,9 +108,10 @@ class ReverseProxy:
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         upload = _Upload(receive)
+        scheme, host, port = self._origin
         request = httpcore.Request(
             scope["method"],
-            httpcore.URL(**self._origin, target=target),
+            httpcore.URL(scheme=scheme, host=host, port=port, target=target),
             headers=_forwarded(scope),
             content=upload,
             extensions={"timeout": self._timeouts},
@@ -194,8 +196,8 @@ def _kind(error: Exception) -> UpstreamError:
     return "timeout" if isinstance(error, httpcore.TimeoutException) else "broken"
 
 
-def _origin(upstream: str) -> dict[str, bytes | int]:
-    """Return scheme, host and port as `httpcore.URL` takes them."""
+def _origin(upstream: str) -> tuple[str, str, int]:
+    """Return scheme, host and port."""
     try:
         url = urlsplit(upstream)
         port = url.port
@@ -213,11 +215,7 @@ def _origin(upstream: str) -> dict[str, bytes | int]:
             f"{upstream!r} is no server to forward to; give it as http://127.0.0.1:8000, without a "
             "path or a password"
         )
-    return {
-        "scheme": url.scheme.encode(),
-        "host": url.hostname.encode("idna"),
-        "port": port or (443 if url.scheme == "https" else 80),
-    }
+    return url.scheme, url.hostname, port or (443 if url.scheme == "https" else 80)
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> _Headers:

@@ -27,9 +27,9 @@ _State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 class Follower:
     """Reloads a live monitor when its directory was changed, or when it is told to.
 
-    What does not load is logged and counted, and the old monitor serves on: also while the directory
-    is gone. A change is acted on once it stood still from one look to the next, so that a directory
-    that is being copied is not taken for a broken one.
+    What does not load is logged and counted, and the old monitor serves on: also while the
+    directory is gone. A change is acted on once it stood still from one look to the next, so that a
+    directory that is being copied is not taken for a broken one.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 """The process of ``guard proxy``: two servers, signals, and a bank that is followed.
 
 What clients send goes to one port, and health and metrics have another. So no path of the server
-behind it is hidden, who may send texts does not thereby read which triggers were met, and both answer
-while the first port is at its limit. ``/healthz`` says that the process lives. ``/readyz`` says that it
-serves, and ends to at the first SIGTERM; it does not ask the server behind, which has a health check of
-its own.
+behind it is hidden, who may send texts does not thereby read which triggers were met, and both
+answer while the first port is at its limit. ``/healthz`` says that the process lives. ``/readyz``
+says that it serves, and no longer says so from the first SIGTERM on; it does not ask the server
+behind, which has a health check of its own.
 """
 
 from __future__ import annotations
@@ -174,12 +174,16 @@ def _server(app: App, *, lifespan: str, drain: int, limit: int | None) -> _Serve
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = None
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family)
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+        listener.listen(2048)  # from here on nobody is turned away who read the log
+    except OSError as error:
+        if listener is not None:
+            listener.close()
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another") from error
     return listener

@@ -1,7 +1,7 @@
 """OpenTelemetry spans: one ``guard.decide`` for each decision, below the span of the request.
 
-Through the API package only (``pip install 'trigger-guard[otel]'``): which SDK collects the spans is
-the application's choice, and without one nothing is made. Attributes are ``guard.front``,
+Through the API package only (``pip install 'trigger-guard[otel]'``): which SDK collects the spans
+is the application's choice, and without one nothing is made. Attributes are ``guard.front``,
 ``guard.action``, ``guard.outcome``, ``guard.forwarded``, ``guard.triggers`` (ids, never text) and
 ``guard.incident``.
 """
