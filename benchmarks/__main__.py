@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NAMES = {
     "quick": "scan time, monitor latency, import time: the README's lead",
     "monitor": "what a check costs, and how large and quick to load a monitor is",
+    "fronts": "what the middleware adds to a request",
     "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
 }
 
@@ -43,10 +44,14 @@ def main() -> None:
     detection.add_argument(
         "--part", choices=("encoder", "classifier"), help="by default, both of each model"
     )
+    soak = commands.add_parser("soak", help="mixed traffic at full load against both HTTP fronts")
+    soak.add_argument("--minutes", type=float, default=30.0)
     arguments = parser.parse_args()
     try:
         if arguments.name == "detection":
             _detection(arguments.only, arguments.search, arguments.part)
+        elif arguments.name == "soak":
+            import_module("benchmarks.soak").main(arguments.minutes)
         elif arguments.name != "zoo":
             import_module(f"benchmarks.{arguments.name}").main()
         elif arguments.action == "build":

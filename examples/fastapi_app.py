@@ -3,6 +3,8 @@
     MODEL_DIR=model MONITOR_DIR=monitor GUARD_ACTION=block \\
         python -m uvicorn --factory examples.fastapi_app:from_env
 
+With several workers (``--workers 2``), set PROMETHEUS_MULTIPROC_DIR to an empty directory first.
+
     curl localhost:8000/classify -H 'content-type: application/json' -d '{"text": "a good film"}'
 """
 
@@ -13,11 +15,12 @@ from pathlib import Path
 from typing import cast
 
 from fastapi import FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from transformers import pipeline
 
 from guard import GuardMiddleware, Monitor
+from guard.metrics import exposition
 from guard.policy import Action
 
 
@@ -55,7 +58,7 @@ def classifier_app(model_dir: str | Path) -> FastAPI:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:

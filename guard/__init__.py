@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         BadSignature,
         CanaryFailure,
         ConfigError,
+        DeadlinePassed,
         GuardError,
         HashMismatch,
         InputError,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     )
     from guard.live import LiveMonitor
     from guard.monitor import Match, Monitor, Verdict
+    from guard.pipelines import pipeline
+    from guard.policy import Policy
+    from guard.sessions import session
 
 __version__ = "0.1.0"
 
@@ -47,6 +51,7 @@ __all__ = [
     "BadSignature",
     "CanaryFailure",
     "ConfigError",
+    "DeadlinePassed",
     "GuardError",
     "GuardMiddleware",
     "HashMismatch",
@@ -60,6 +65,7 @@ __all__ = [
     "Monitor",
     "NotText",
     "OutputExists",
+    "Policy",
     "SchemaTooNew",
     "StripLimit",
     "TargetReached",
@@ -69,7 +75,9 @@ __all__ = [
     "TriggerBank",
     "TriggeredInput",
     "Verdict",
+    "pipeline",
     "protect",
+    "session",
 ]
 
 _MODULES = {
@@ -77,10 +85,13 @@ _MODULES = {
     "LiveMonitor": "guard.live",
     "Match": "guard.monitor",
     "Monitor": "guard.monitor",
+    "Policy": "guard.policy",
     "Trigger": "guard.bank",
     "TriggerBank": "guard.bank",
     "Verdict": "guard.monitor",
+    "pipeline": "guard.pipelines",
     "protect": "guard.decorator",
+    "session": "guard.sessions",
 }
 
 

@@ -1,27 +1,29 @@
-"""GuardMiddleware: guards the JSON bodies that an ASGI application receives.
+"""GuardMiddleware: guards the text that an ASGI application receives.
 
-It looks at neither the method nor the content type to decide whether there is something to scan,
-because applications need not respect them: any HTTP request with a body is scanned. Text in the
-URL or in headers is not, nor are WebSocket messages.
+It looks at neither the method nor, unless told, the content type to decide whether there is
+something to scan, because applications need not respect them: any HTTP request with a body is
+scanned, and every message of a WebSocket that is text. Text in a path or in headers is not.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 from prometheus_client import CollectorRegistry
 
-from guard.body import UnreadableBody, check_headers, compile_fields, parse
-from guard.engine import Engine, offload
-from guard.errors import ConfigError, TextTooLong
+from guard.body import Document
+from guard.content import Kind, Reader, check_kinds
+from guard.engine import Engine
+from guard.fields import compile_fields
+from guard.forms import parse_form
 from guard.live import LiveMonitor
-from guard.metrics import kind_of
 from guard.monitor import Monitor
-from guard.policy import Action, Decision, OnFailure, OnUnscannable, Policy
+from guard.policy import Decision, Policy, PolicyOptions, undecided
+from guard.problem import refuse
+from guard.websocket import POLICY_VIOLATION, TRY_AGAIN_LATER, GuardedSocket
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -29,10 +31,8 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_BODY = 2**20
 # Where guards leave their verdicts to those further in. Clients cannot put anything into a scope.
 _FLAGS = "trigger_guard.verdicts"
-RETRY_AFTER_SECONDS = 5
 
 
 class GuardMiddleware:
@@ -46,29 +46,33 @@ class GuardMiddleware:
         A `Monitor`, or the directory of one. Starlette makes its middleware at the first event, so
         pass it a `Monitor`: one that does not load then stops the start.
     fields
-        Where the text is: dotted paths such as ``"text"`` or ``"inputs.text"``. Lists are passed
-        through on the way, and below the named place every string is scanned. Every field has to
-        be in every body, so that a wrong declaration shows at the first request and not never.
-        Numbers and booleans there are refused, because they may be token ids.
+        Where the text is in JSON: dotted paths such as ``"text"`` or ``"inputs.text"``, which pass
+        through lists, or JSONPath (RFC 9535) such as ``"$.messages[*].content"``. Below the named
+        place every string is scanned. Every field has to be in every JSON body, so that a wrong
+        declaration shows at the first request and not never. Numbers and booleans there are
+        refused, because they may be token ids.
         None, the default, scans every string of the body, keys included. Numbers are then not
         looked at: an endpoint that takes token ids needs another guard.
-    action
-        ``"block"`` (the default) answers 403 where there is a trigger. ``"strip"`` forwards the
-        body without it, and answers 403 where that cannot be done. ``"flag"`` forwards, with the
-        verdicts in ``scope["state"]["guard"]``, which is ``request.state.guard`` in Starlette: a
-        tuple, with None for what could not be scanned, and empty for a request without a body.
-        Of several guards that flag, the outermost one's verdicts come first; what else was in
-        that place is replaced, and what runs between guard and endpoint has to leave it alone.
-        ``"observe"`` changes nothing and only counts and logs what the application reads.
-    on_failure
-        ``"closed"`` answers 503 while the guard itself is broken; ``"open"`` forwards unscanned.
-    on_unscannable
-        ``"block"`` answers 4xx to a body that cannot be scanned: one that is not JSON, is over
-        `max_body`, is compressed, or lacks a field. ``"allow"`` forwards it.
-    max_body
-        Bytes of a body that are read at most, counted as they arrive.
+    also
+        What is read beside JSON bodies, of which every text is scanned: ``"text"`` (bodies of type
+        text/plain), ``"form"``, ``"multipart"`` (each part that is UTF-8) and ``"query"`` (the
+        parameters in the URL, decided on before the body). Without them, forms are refused as
+        unscannable, text is taken for JSON, and the query is not looked at.
+    policy
+        What to do; or leave it out and write options of `Policy` as keyword arguments.
     registry
         Where to register the metrics; the default registry if None.
+    **options
+        Those of `Policy`. Its ``action`` here: ``"block"`` (the default) answers 403 where there is
+        a trigger. ``"strip"`` forwards the request without it, and answers 403 where that cannot be
+        done. ``"flag"`` forwards, with the verdicts in ``scope["state"]["guard"]``, which is
+        ``request.state.guard`` in Starlette: a tuple, with None for what could not be scanned, and
+        empty for a request without text. Of several guards that flag, the outermost one's verdicts
+        come first; what else was in that place is replaced, and what runs between guard and
+        endpoint has to leave it alone. ``"observe"`` changes nothing and only counts and logs what
+        the application reads. ``on_failure="closed"`` answers 503 while the guard itself is broken,
+        ``on_unscannable="block"`` 4xx to what cannot be scanned: a body that is not JSON, is over
+        ``max_body``, is compressed in another way than gzip or deflate, or lacks a field.
 
     Raises
     ------
@@ -76,7 +80,20 @@ class GuardMiddleware:
         An option has no such value or type.
     ArtifactError
         The monitor does not load.
+
+    Notes
+    -----
+    A body that was compressed is forwarded inflated, without its Content-Encoding: the application
+    reads what was scanned. Under ``"observe"`` it stays as it came.
+
+    Messages of a WebSocket are scanned one by one, those in bytes too if they are UTF-8; one that
+    is a JSON object or list is scanned as such, whatever `fields` says. Where one is refused, the
+    connection is closed, with 1008, 1009 (too large) or 1013 (the guard is broken). Under
+    ``"flag"`` the verdicts are those of the message received last.
     """
+
+    # Its name in metrics and logs.
+    front = "asgi"
 
     def __init__(
         self,
@@ -84,33 +101,43 @@ class GuardMiddleware:
         *,
         monitor: Monitor | LiveMonitor | str | os.PathLike[str],
         fields: Iterable[str] | None = None,
-        action: Action = "block",
-        on_failure: OnFailure = "closed",
-        on_unscannable: OnUnscannable = "block",
-        max_body: int = MAX_BODY,
+        also: Iterable[Kind] = (),
+        policy: Policy | None = None,
         registry: CollectorRegistry | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
-        if type(max_body) is not int or max_body < 1:
-            raise ConfigError(f"max_body={max_body!r} is no number of bytes; set it to 1 or more")
         self.app = app
-        self._fields = compile_fields(fields)
-        self._max_body = max_body
-        policy = Policy(action=action, on_failure=on_failure, on_unscannable=on_unscannable)
-        self._engine = Engine(monitor, policy, front="asgi", registry=registry)
+        self.policy = Policy.of(policy, options)
+        kinds = check_kinds(also)
+        self._reader = Reader(compile_fields(fields), kinds, self.policy.max_body)
+        self._with_query = "query" in kinds
+        self._engine = Engine(monitor, self.policy, front=self.front, registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-        elif self._engine.policy.action == "observe":
-            await self.app(scope, _Observer(self, scope, receive), send)
+        if scope["type"] == "http":
+            if self.policy.action == "observe":
+                if self._with_query:
+                    await self._inspect_query(scope)
+                await self.app(scope, _Observer(self, scope, receive), send)
+            else:
+                await self._guard(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._guard_socket(scope, receive, send)
         else:
-            await self._guard(scope, receive, send)
+            await self.app(scope, receive, send)
 
     async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
+        verdicts = scope.get(_FLAGS, ())
+        if self._with_query and scope.get("query_string"):
+            decision, scope = await self._inspect_query(scope)
+            if not decision.forward:
+                await refuse(decision, scope, send, unread=_has_body(scope))
+                return
+            verdicts += decision.verdicts
         buffer = bytearray()
         more = True
-        while more and len(buffer) <= self._max_body:
+        while more and len(buffer) <= self.policy.max_body:
             message = await receive()
             if message["type"] != "http.request":
                 return  # the client left: there is nothing whole to forward, and no one to answer
@@ -118,42 +145,88 @@ class GuardMiddleware:
             more = message.get("more_body", False)
         body = bytes(buffer)
         del buffer
-        decision = None
         if body:
-            decision, body = await self.inspect(scope, body)
+            decision, forwarded = await self.inspect(scope, body)
             if not decision.forward:
-                await _refuse(decision, scope, send, unread=more)
+                await refuse(decision, scope, send, unread=more)
                 return
-        if self._engine.policy.action == "flag":
+            verdicts += decision.verdicts
+            if forwarded is not body:
+                scope = {**scope, "headers": _of_length(scope["headers"], len(forwarded))}
+                body = forwarded
+        if self.policy.action == "flag":
             # Set for every request, so that what is there is never someone else's: servers copy
             # their state into each, and only the scope is sure to be of this one.
-            scope[_FLAGS] = (*scope.get(_FLAGS, ()), *(decision.verdicts if decision else ()))
-            scope.setdefault("state", {})["guard"] = scope[_FLAGS]
-        elif decision and decision.outcome == "stripped":
-            scope = {**scope, "headers": _with_length(scope["headers"], len(body))}
+            scope[_FLAGS] = verdicts
+            scope.setdefault("state", {})["guard"] = verdicts
         first: Message = {"type": "http.request", "body": body, "more_body": more}
         await self.app(scope, _replay(first, receive), send)
 
+    async def _guard_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        verdicts = scope.get(_FLAGS, ())
+        if self._with_query and scope.get("query_string"):
+            decision, scope = await self._inspect_query(scope)
+            if not decision.forward:
+                code = TRY_AGAIN_LATER if decision.outcome == "failed" else POLICY_VIOLATION
+                await receive()  # the client's wish to connect, which is what is answered
+                await send({"type": "websocket.close", "code": code, "reason": decision.incident})
+                return
+            verdicts += decision.verdicts
+
+        def flag(decision: Decision) -> None:
+            if self.policy.action == "flag":
+                scope[_FLAGS] = scope.setdefault("state", {})["guard"] = decision.verdicts
+
+        if self.policy.action == "flag":
+            scope[_FLAGS] = scope.setdefault("state", {})["guard"] = verdicts
+        socket = GuardedSocket(self._engine, receive, send, flag)
+        await self.app(scope, socket.receive, socket.send)
+
     async def inspect(self, scope: Scope, body: bytes) -> tuple[Decision, bytes]:
-        """Decide on a body; return what to forward in its place. Never raises an Exception."""
+        """Decide on a body; return what to forward in its place. Never raises an Exception.
+
+        What is returned is `body` itself where it is to be forwarded as it came.
+        """
+        headers = scope["headers"]
+        size = len(body)
+        if any(name.lower() == b"content-encoding" for name, _ in headers):
+            size = self.policy.max_body  # it may inflate to that
+        texts: list[str] = []
+        forwarded = body
         try:
-            return await offload(len(body), self._inspect, scope["headers"], body)
+            decision, forwarded, texts = await self._engine.offload(
+                size, self._inspect, headers, body
+            )
         except Exception as error:  # InputError or a failure: the policy tells them apart
-            return self._engine.undecided(error), body
+            decision = undecided(self.policy, error)
+        return self._engine.report(decision, texts), forwarded
 
     def _inspect(
         self, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> tuple[Decision, bytes]:
-        check_headers(headers)
-        if len(body) > self._max_body:
-            raise UnreadableBody(
-                "BodyTooLarge", 413, f"The body is over {self._max_body} bytes. Send less at once."
-            )
-        document = parse(body, self._fields)
-        decision = self._engine.decide(document.texts, document.keys)
+    ) -> tuple[Decision, bytes, list[str]]:
+        return self._evaluate(*self._reader.read(headers, body))
+
+    def _evaluate(self, document: Document, body: bytes) -> tuple[Decision, bytes, list[str]]:
+        decision = self._engine.evaluate(document.texts, document.keys)
         if decision.outcome == "stripped":
             body = document.replace(decision.texts)
-        return decision, body
+        return decision, body, [*document.texts, *document.keys]
+
+    async def _inspect_query(self, scope: Scope) -> tuple[Decision, Scope]:
+        """Decide on the query; return the scope to forward in place of this one."""
+        query = scope.get("query_string", b"")
+        texts: list[str] = []
+        try:
+            decision, forwarded, texts = await self._engine.offload(
+                len(query), self._decide_query, query
+            )
+        except Exception as error:
+            decision, forwarded = undecided(self.policy, error), query
+        decision = self._engine.report(decision, texts)
+        return decision, scope if forwarded is query else {**scope, "query_string": forwarded}
+
+    def _decide_query(self, query: bytes) -> tuple[Decision, bytes, list[str]]:
+        return self._evaluate(parse_form(query), query)
 
 
 class _Observer:
@@ -165,7 +238,7 @@ class _Observer:
 
     def __init__(self, guard: GuardMiddleware, scope: Scope, receive: Receive) -> None:
         self._inspect: Callable[[bytes], Awaitable[object]] = partial(guard.inspect, dict(scope))
-        self._limit = guard._max_body
+        self._limit = guard.policy.max_body
         self._receive = receive
         self._buffer = bytearray()
         self._done = False
@@ -198,62 +271,16 @@ def _replay(first: Message, receive: Receive) -> Receive:
     return replayed
 
 
-def _with_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+def _of_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a body that is not as it was sent, and no longer compressed."""
     return [
         (name, str(length).encode() if name.lower() == b"content-length" else value)
         for name, value in headers
+        if name.lower() != b"content-encoding"
     ]
 
 
-async def _refuse(decision: Decision, scope: Scope, send: Send, *, unread: bool) -> None:
-    """Answer with problem details (RFC 9457) that say why, and never which text."""
-    status, problem = _problem(decision)
-    body = json.dumps(problem).encode()
-    headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    if status == 503:
-        headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
-    if unread and scope.get("http_version") in ("1.0", "1.1"):
-        # What is left of the body must not be taken for the next request on this connection.
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-
-def _problem(decision: Decision) -> tuple[int, dict[str, object]]:
-    """Return the status and the problem document of a refusal."""
-    error = decision.error
-    problem: dict[str, object]
-    if decision.outcome == "blocked":
-        status, problem = (
-            403,
-            {
-                "type": "urn:trigger-guard:problem:blocked",
-                "title": "Refused because of its text",
-                "detail": "A text in this request is not allowed here. Rephrase it, or quote the "
-                "instance to the operator if this looks wrong.",
-            },
-        )
-    elif decision.outcome == "unscannable" and error is not None:
-        default = 413 if isinstance(error, TextTooLong) else 400
-        status = error.status if isinstance(error, UnreadableBody) else default
-        problem = {
-            "type": "urn:trigger-guard:problem:unscannable",
-            "title": "The request cannot be scanned",
-            "detail": str(error),
-            "reason": kind_of(error),
-        }
-    else:
-        status, problem = (
-            503,
-            {
-                "type": "urn:trigger-guard:problem:unavailable",
-                "title": "The guard is not available",
-                "detail": "The guard in front of this service failed, so the request was not "
-                "forwarded. Try again later, and quote the instance to the operator.",
-            },
-        )
-    return status, {**problem, "status": status, "instance": decision.incident}
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name.lower() in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]
+    )

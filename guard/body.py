@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from functools import partial
+from typing import Any, NoReturn
 
-from guard.errors import ConfigError, InputError
+from guard.errors import InputError
+from guard.fields import Fields, Place, Tree
 
-Fields: TypeAlias = "dict[str, Fields]"
-
+_BLANK = re.compile(r"[ \t\r\n]*")
 _LITERAL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
-_CHARSET = re.compile(rb"charset\s*=\s*[\"']?([^\s;\"']*)", re.IGNORECASE)
-_JSON_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
-_FORMS = (b"application/x-www-form-urlencoded", b"multipart/")
 
 
 class UnreadableBody(InputError):
@@ -49,93 +47,42 @@ class Document:
 
     Parameters
     ----------
-    source
-        The body.
     texts
         The strings to scan that stripping may change, in the order of the body.
     keys
-        The keys to scan. The application looks values up by them, so they cannot be changed.
-    places
-        Which string literal of the body each of `texts` is.
+        The strings to scan that cannot be changed, such as keys, by which the application looks
+        values up.
+    rewrite
+        Makes the body anew, given the changed texts by their number.
     """
 
-    source: str
     texts: list[str]
     keys: list[str]
-    places: list[int]
+    rewrite: Callable[[Mapping[int, str]], bytes]
 
     def replace(self, texts: Sequence[str]) -> bytes:
         """Return the body with `texts` in place of its own, and every other byte as it was."""
-        changed = {
-            place: new
-            for place, old, new in zip(self.places, self.texts, texts, strict=True)
-            if new != old
-        }
-        parts: list[str] = []
-        end = 0
-        for number, literal in enumerate(_LITERAL.finditer(self.source)):
-            if number in changed:
-                parts += self.source[end : literal.start()], _quote(changed[number])
-                end = literal.end()
-        return "".join((*parts, self.source[end:])).encode()
+        return self.rewrite(
+            {
+                number: new
+                for number, (old, new) in enumerate(zip(self.texts, texts, strict=True))
+                if new != old
+            }
+        )
 
 
-def compile_fields(fields: Iterable[str] | None) -> Fields:
-    """Turn dotted paths into nested dicts; empty stands for everything below.
-
-    Raises
-    ------
-    ConfigError
-        No list of strings, no path at all, or a path with an empty step.
-    """
-    if fields is None:
-        return {}
-    if isinstance(fields, str):
-        raise ConfigError(f"fields={fields!r} is one string; write fields=[{fields!r}]")
-    try:
-        paths = {path: tuple(path.split(".")) for path in fields}
-    except (TypeError, AttributeError):
-        raise ConfigError(
-            f"fields={fields!r} is no list of dotted paths; write one like fields=['inputs.text']"
-        ) from None
-    for path, steps in paths.items():
-        if "" in steps:
-            raise ConfigError(f"the field {path!r} has an empty step; write it like 'inputs.text'")
-    # Longest first, so that a field takes the place of the fields below it.
-    tree: Fields = {}
-    for *way, last in sorted(paths.values(), key=len, reverse=True):
-        node = tree
-        for step in way:
-            node = node.setdefault(step, {})
-        node[last] = {}
-    if not tree:
-        raise ConfigError("fields=[] scans nothing; name a field, or leave it out to scan all")
-    return tree
+def splice(body: bytes, spans: Sequence[tuple[int, int]], changed: Mapping[int, bytes]) -> bytes:
+    """Put the changed pieces in place of the half-open ranges with their numbers."""
+    parts: list[bytes] = []
+    end = 0
+    for number, (start, stop) in enumerate(spans):
+        if number in changed:
+            parts += body[end:start], changed[number]
+            end = stop
+    return b"".join((*parts, body[end:]))
 
 
-def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Refuse headers by which an application would read other text than the JSON in the body."""
-    for name, value in headers:
-        name = name.lower()
-        if name == b"content-encoding":
-            if any(
-                coding.strip().lower() not in (b"", b"identity") for coding in value.split(b",")
-            ):
-                raise UnreadableBody(
-                    "ContentEncoding",
-                    415,
-                    "The body is compressed, and the guard does not inflate. "
-                    "Send it without a Content-Encoding.",
-                )
-        elif name == b"content-type" and value != b"application/json":
-            value = value.lower()
-            if any(form in value for form in _FORMS):
-                raise UnreadableBody("Form", 415, "The body is a form. Send JSON.")
-            if any(charset not in _JSON_CHARSETS for charset in _CHARSET.findall(value)):
-                raise UnreadableBody("Charset", 415, "JSON is UTF-8. Send no other charset.")
-
-
-def parse(body: bytes, fields: Fields) -> Document:
+def parse(body: bytes, fields: Fields | None) -> Document:
     """Find the texts in a JSON body.
 
     Parameters
@@ -143,8 +90,8 @@ def parse(body: bytes, fields: Fields) -> Document:
     body
         The whole body, not empty.
     fields
-        From `compile_fields`. Lists are passed through on the way; below a field every string is
-        taken, keys included, and nothing else may be there but null.
+        From `compile_fields`. Below a field every string is taken, keys included, and nothing else
+        may be there but null. None takes every string of the body.
 
     Raises
     ------
@@ -155,10 +102,12 @@ def parse(body: bytes, fields: Fields) -> Document:
         source = body.decode()
         walk = _Walk()
         value = _DECODER.decode(source)
-        if fields:
-            walk.towards(value, fields, "")
-        else:
+        if fields is None:
             walk.everything(value)
+        elif fields.queries:
+            walk.located(value, (), _places(value, fields), fields.names)
+        else:
+            walk.towards(value, fields.tree, "")
     except UnicodeDecodeError as error:
         raise UnreadableBody(
             "NotUtf8", 400, f"The body is not UTF-8 at byte {error.start}. Send JSON in UTF-8."
@@ -180,7 +129,52 @@ def parse(body: bytes, fields: Fields) -> Document:
         raise UnreadableBody(
             "NotJson", 400, "The body holds an integer with too many digits. Send fewer."
         ) from None
-    return Document(source, walk.texts, walk.keys, walk.places)
+    return Document(walk.texts, walk.keys, partial(_rewrite, source, walk.places))
+
+
+def loose_strings(source: str) -> list[str]:
+    """Return the strings that any reader may find in a text if it takes that for JSON.
+
+    Raises
+    ------
+    RecursionError
+        It nests too deeply.
+    """
+    found: list[str] = []
+
+    def take(value: Any) -> None:
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                take(item)
+
+    # Some readers take the first value and leave the rest, others a value a line.
+    place = 0
+    try:
+        while (blank := _BLANK.match(source, place)) and blank.end() < len(source):
+            value, place = _LOOSE.raw_decode(source, blank.end())
+            take(value)
+    except ValueError:
+        pass
+    return found
+
+
+def _places(value: Any, fields: Fields) -> dict[Place, str]:
+    """Name the query that found each place; each has to find something in every body."""
+    places: dict[Place, str] = {}
+    for query in fields.queries:
+        found = [match.parts for match in query.finditer(value)]
+        if not found:
+            raise UnreadableBody(
+                "FieldMissing",
+                422,
+                f"The body has nothing at {str(query)!r}, where the guard is set to look for text. "
+                "Send it; or, if the application reads its text elsewhere, declare that place in "
+                "the guard's `fields`.",
+            )
+        places |= dict.fromkeys(found, str(query))
+    return places
 
 
 class _Walk:
@@ -192,7 +186,7 @@ class _Walk:
         self.places: list[int] = []
         self.literals = 0
 
-    def towards(self, value: Any, fields: Fields, path: str) -> None:
+    def towards(self, value: Any, fields: Tree, path: str) -> None:
         """Follow declared paths; all of them have to be there."""
         if isinstance(value, list):
             for item in value:
@@ -225,6 +219,29 @@ class _Walk:
                 )
             else:
                 self.skip(item)
+
+    def located(
+        self, value: Any, here: Place, places: Mapping[Place, str], names: Mapping[str, Set[str]]
+    ) -> None:
+        """Take what is at the places, and count the rest."""
+        if here in places:
+            self.everything(value, places[here])
+        elif isinstance(value, str):
+            self.literals += 1
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                self.located(item, (*here, number), places, names)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if key not in names.get(key.casefold(), (key,)):
+                    raise UnreadableBody(
+                        "DuplicateKey",
+                        400,
+                        "A key differs only in case from one that the guard is set to look for. "
+                        "Send keys as they are documented.",
+                    )
+                self.literals += 1
+                self.located(item, (*here, key), places, names)
 
     def everything(self, value: Any, field: str | None = None) -> None:
         """Take every string, keys included; refuse numbers below a declared field.
@@ -280,8 +297,22 @@ def _constant(name: str) -> NoReturn:
     )
 
 
+def _rewrite(source: str, places: Sequence[int], changed: Mapping[int, str]) -> bytes:
+    """Replace the string literals at `places` whose texts changed."""
+    fresh = {places[number]: text for number, text in changed.items()}
+    parts: list[str] = []
+    end = 0
+    for number, literal in enumerate(_LITERAL.finditer(source)):
+        if number in fresh:
+            parts += source[end : literal.start()], _quote(fresh[number])
+            end = literal.end()
+    return "".join((*parts, source[end:])).encode()
+
+
 def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+# Objects stay pairs, so that no key is lost to its double.
+_LOOSE = json.JSONDecoder(object_pairs_hook=list, strict=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)

@@ -1,4 +1,4 @@
-"""The command line: ``guard scan``, ``compile``, ``deep``, ``sign``, ``verify`` and ``check``.
+"""The command line: ``guard scan``, ``compile``, ``check``, ``proxy`` and others.
 
 Exit codes are those of model scanners: 0 nothing found in what was asked to be tested, 1 triggers
 found, 2 failed or incomplete, 4 usage.
@@ -152,7 +152,57 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
     check.add_argument("--public-key", type=Path, help="refuse a monitor that it did not sign")
     check.add_argument("file", nargs="?", default="-", help="a text a line; - (default) is stdin")
+
+    proxy = commands.add_parser("proxy", help="guard a server in any language, as a sidecar")
+    proxy.set_defaults(run=_proxy)
+    proxy.add_argument("--upstream", required=True, metavar="URL", help="http://host:port")
+    proxy.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
+    proxy.add_argument("--public-key", type=Path, help="refuse a monitor that it did not sign")
+    proxy.add_argument(
+        "--shadow", type=Path, help="directory of another monitor, which only counts differences"
+    )
+    proxy.add_argument(
+        "--listen", type=_address, default=("127.0.0.1", 8080), help="for clients; 127.0.0.1:8080"
+    )
+    proxy.add_argument(
+        "--admin",
+        type=_address,
+        default=("127.0.0.1", 9180),
+        help="for /healthz, /readyz and /metrics; 127.0.0.1:9180",
+    )
+    proxy.add_argument(
+        "--action", default="block", help="on a trigger: observe, flag, strip or block (default)"
+    )
+    proxy.add_argument(
+        "--on-failure", default="closed", help="of the guard itself: open or closed (default)"
+    )
+    proxy.add_argument("--on-unscannable", default="block", help="bodies: allow or block (default)")
+    proxy.add_argument(
+        "--field",
+        action="append",
+        dest="fields",
+        help="dotted path of a text in the JSON body; repeat; by default every string",
+    )
+    proxy.add_argument("--max-body", type=int, default=2**20, help="bytes of a body; 1048576")
+    proxy.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds that the server may take; 60"
+    )
+    proxy.add_argument(
+        "--drain", type=int, default=30, help="seconds to finish requests after SIGTERM; 30"
+    )
+    proxy.add_argument("--audit-log", metavar="FILE", help="JSON lines; - is stdout")
+
+    alerts = commands.add_parser("alerts", help="write Prometheus alerts and a Grafana dashboard")
+    alerts.set_defaults(run=_alerts)
+    alerts.add_argument("--out", type=Path, required=True, help="directory for the two files")
     return parser
+
+
+def _address(value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{value!r} is no HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _seed(value: str) -> int:
@@ -384,6 +434,49 @@ def _check(options: argparse.Namespace) -> int:
             }
         print(json.dumps(result, ensure_ascii=True))
     return FAILED if failed else FOUND if triggered else CLEAN
+
+
+def _proxy(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM."""
+    try:
+        from guard.proxy import GuardedProxy, ReverseProxy
+        from guard.sidecar import Sidecar, log_to
+    except ImportError as error:
+        raise GuardError(
+            f"the sidecar needs {error.name}: pip install 'trigger-guard[proxy]'"
+        ) from error
+    from guard.live import LiveMonitor
+    from guard.reload import Follower
+
+    log_to(options.audit_log)
+    live = LiveMonitor(options.monitor, require_signature=options.public_key)
+    if options.shadow is not None:
+        live.watch(options.shadow)
+    app = GuardedProxy(
+        ReverseProxy(options.upstream, timeout=options.timeout),
+        monitor=live,
+        fields=options.fields,
+        action=options.action,
+        on_failure=options.on_failure,
+        on_unscannable=options.on_unscannable,
+        max_body=options.max_body,
+    )
+    follower = Follower(live, options.monitor)
+    Sidecar(app, follower, address=options.listen, admin=options.admin, drain=options.drain).run()
+    return CLEAN
+
+
+def _alerts(options: argparse.Namespace) -> int:
+    try:
+        from exporters import prometheus
+    except ImportError as error:
+        raise GuardError(
+            f"writing YAML needs {error.name}: pip install 'trigger-guard[alerts]'"
+        ) from error
+    prometheus.write(options.out)
+    print(f"alerts: {options.out / prometheus.RULES_FILE}")
+    print(f"dashboard: {options.out / prometheus.DASHBOARD_FILE}")
+    return CLEAN
 
 
 def _lines(name: str) -> Iterator[str]:

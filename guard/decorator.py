@@ -7,16 +7,16 @@ import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, Unpack, cast
 
 from prometheus_client import CollectorRegistry
 
 from guard.arguments import Args, Kwargs, Place, Texts, locate, with_texts
-from guard.engine import Engine, offload
+from guard.engine import Engine
 from guard.errors import GuardError, InputError, NotText, TriggeredInput
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
-from guard.policy import Action, Decision, OnFailure, OnUnscannable, Policy
+from guard.policy import Decision, Policy, PolicyOptions, undecided
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,11 +25,10 @@ R = TypeVar("R")
 def protect(
     monitor: Monitor | LiveMonitor | str | os.PathLike[str],
     *,
-    action: Action = "block",
-    on_failure: OnFailure = "closed",
-    on_unscannable: OnUnscannable = "block",
+    policy: Policy | None = None,
     argument: str | None = None,
     registry: CollectorRegistry | None = None,
+    **options: Unpack[PolicyOptions],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Scan the text arguments of a callable before each call.
 
@@ -53,19 +52,20 @@ def protect(
     ----------
     monitor
         A `Monitor`, or the directory of one.
-    action
-        ``"block"`` (the default) raises `TriggeredInput` where there is a trigger. ``"strip"``
-        calls with copies of the arguments that are without it, and raises where that cannot be
-        done. ``"flag"`` and ``"observe"`` call with the arguments as they are, count, and log a
-        warning on the logger ``"guard"``; ``"observe"`` raises nothing in any case.
-    on_failure
-        ``"closed"`` raises `GuardError` while the guard itself is broken; ``"open"`` calls.
-    on_unscannable
-        ``"block"`` raises the `InputError` of arguments that cannot be scanned; ``"allow"`` calls.
+    policy
+        What to do; or leave it out and write options of `Policy` as keyword arguments.
     argument
         Name of the parameter that holds the text, where it is not the first.
     registry
         Where to register the metrics; the default registry if None.
+    **options
+        Those of `Policy`. Its ``action`` here: ``"block"`` (the default) raises `TriggeredInput`
+        where there is a trigger. ``"strip"`` calls with copies of the arguments that are without
+        it, and raises where that cannot be done. ``"flag"`` and ``"observe"`` call with the
+        arguments as they are, count, and log a warning on the logger ``"guard"``; ``"observe"``
+        raises nothing in any case. ``on_failure="closed"`` raises `GuardError` while the guard
+        itself is broken, ``on_unscannable="block"`` the `InputError` of arguments that cannot be
+        scanned.
 
     Raises
     ------
@@ -78,8 +78,7 @@ def protect(
     --------
     >>> classify = protect("monitor", action="strip")(pipeline("text-classification"))
     """
-    policy = Policy(action=action, on_failure=on_failure, on_unscannable=on_unscannable)
-    engine = Engine(monitor, policy, front="decorator", registry=registry)
+    engine = Engine(monitor, Policy.of(policy, options), front="decorator", registry=registry)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         guarded = _wrap(function, _Guard(engine, locate(function, argument)))
@@ -97,25 +96,31 @@ class _Guard:
 
     def __call__(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         found = Texts(self._place, args, kwargs)
-        return self._settle(self._decide(found), found, args, kwargs)
+        if found.error is not None:
+            decision = self._engine.undecided(found.error)
+        else:
+            decision = self._engine.decide(found.texts, found.fixed)
+        return self._settle(decision, found, args, kwargs)
 
     async def offloaded(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         """Guard a call without holding the event loop for long texts."""
         found = Texts(self._place, args, kwargs)
         try:
-            decision = await offload(found.size(), self._decide, found)
-        except Exception as error:  # no thread to be had
-            decision = self._engine.undecided(error)
+            decision = await self._engine.offload(found.size(), self._evaluate, found)
+        except Exception as error:  # no thread to be had, or none in time
+            decision = undecided(self._engine.policy, error)
         if Texts(self._place, args, kwargs).strings() != found.strings():
-            decision = self._engine.undecided(
-                InputError("the arguments were changed while they were scanned; pass copies")
+            decision = undecided(
+                self._engine.policy,
+                InputError("the arguments were changed while they were scanned; pass copies"),
             )
+        decision = self._engine.report(decision, (*found.texts, *found.fixed))
         return self._settle(decision, found, args, kwargs)
 
-    def _decide(self, found: Texts) -> Decision:
+    def _evaluate(self, found: Texts) -> Decision:
         if found.error is not None:
-            return self._engine.undecided(found.error)
-        return self._engine.decide(found.texts, found.fixed)
+            return undecided(self._engine.policy, found.error)
+        return self._engine.evaluate(found.texts, found.fixed)
 
     def _settle(
         self, decision: Decision, found: Texts, args: Args, kwargs: Kwargs
@@ -124,24 +129,30 @@ class _Guard:
             return with_texts(self._place, args, kwargs, decision.texts)
         if decision.forward:
             return args, kwargs
-        if decision.outcome == "blocked":
+        error = refusal(decision)
+        if isinstance(error, TriggeredInput):
             hits = [verdict is not None and verdict.triggered for verdict in decision.verdicts]
-            verdict = decision.verdicts[hits.index(True)]
-            assert verdict is not None
-            triggered = TriggeredInput(verdict)
             if items := found.items_of(hits):
-                triggered.add_note(f"at index {', '.join(map(str, items))} of the list")
-            raise triggered
-        if isinstance(decision.error, InputError):
-            if isinstance(decision.error, NotText):
-                decision.error.add_note(
-                    "protect takes str, and lists, tuples and dicts of str; "
-                    "name the argument that holds the text with protect(..., argument=)"
-                )
-            raise decision.error
-        raise GuardError(
-            f"the guard failed, so the call was not made; look for {decision.incident} in the log"
-        ) from decision.error
+                error.add_note(f"at index {', '.join(map(str, items))} of the list")
+        elif isinstance(error, NotText):
+            error.add_note(
+                "protect takes str, and lists, tuples and dicts of str; "
+                "name the argument that holds the text with protect(..., argument=)"
+            )
+        raise error
+
+
+def refusal(decision: Decision) -> GuardError:
+    """Return what to raise for a call that is not made."""
+    if decision.outcome == "blocked":
+        return TriggeredInput(next(v for v in decision.verdicts if v is not None and v.triggered))
+    if isinstance(decision.error, InputError):
+        return decision.error
+    error = GuardError(
+        f"the guard failed, so the call was not made; look for {decision.incident} in the log"
+    )
+    error.__cause__ = decision.error
+    return error
 
 
 def _wrap(function: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:

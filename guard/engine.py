@@ -16,11 +16,12 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 from prometheus_client import CollectorRegistry
 
-from guard.errors import ConfigError
+from guard import audit, tracing
+from guard.errors import ConfigError, DeadlinePassed
 from guard.live import LiveMonitor, difference
 from guard.metrics import kind_of, metrics_on
 from guard.monitor import Monitor
-from guard.policy import Decision, Policy, decide, undecided
+from guard.policy import Decision, Ids, Policy, decide, undecided
 
 logger = logging.getLogger("guard")
 
@@ -76,6 +77,9 @@ class Engine:
         self.policy = policy
         self._front = front
         self._metrics = metrics_on(registry)
+        self._metrics.start(front, policy.action)
+        # Entered while a call waits for its scan, and during it.
+        self.in_flight = self._metrics.in_flight.labels(front).track_inprogress()
         self._served = self.monitor
         self._metrics.serve(self._served)
 
@@ -85,7 +89,13 @@ class Engine:
         return self._source.current if isinstance(self._source, LiveMonitor) else self._source
 
     def decide(self, texts: Sequence[str], fixed: Sequence[str] = ()) -> Decision:
-        """Scan and decide; see `guard.policy.decide`."""
+        """Scan, decide, count and log; see `guard.policy.decide`."""
+        with self.in_flight:
+            decision = self.evaluate(texts, fixed)
+        return self.report(decision, (*texts, *fixed))
+
+    def evaluate(self, texts: Sequence[str], fixed: Sequence[str | Ids] = ()) -> Decision:
+        """Scan and decide, without counting it: a thread that does this may be given up."""
         start = perf_counter()
         monitor = self.monitor  # one for all of this decision
         decision = decide(monitor, self.policy, texts, fixed)
@@ -97,18 +107,46 @@ class Engine:
         if isinstance(self._source, LiveMonitor) and self._source.shadow is not None:
             shadow = self._source.shadow
             for text, verdict in zip((*texts, *fixed), decision.verdicts, strict=False):
-                self._metrics.shadow.labels(difference(verdict, shadow, text)).inc()
-        return self._report(decision, seconds)
+                if isinstance(text, str):
+                    self._metrics.shadow.labels(difference(verdict, shadow, text)).inc()
+        return replace(decision, seconds=seconds)
 
     def undecided(self, error: Exception) -> Decision:
         """Decide on a call whose texts were not even reached."""
-        return self._report(undecided(self.policy, error), None)
+        return self.report(undecided(self.policy, error))
 
-    def _report(self, decision: Decision, seconds: float | None) -> Decision:
+    async def offload(self, size: int, function: Callable[..., T], *args: object) -> T:
+        """Call a function that takes time in proportion to `size`, and leave the event loop free.
+
+        Raises
+        ------
+        DeadlinePassed
+            It has not returned by the policy's deadline. What it does then is of no consequence.
+        """
+        with self.in_flight:
+            if size <= INLINE_SIZE:
+                return function(*args)
+            try:
+                with anyio.fail_after(self.policy.deadline):
+                    return await anyio.to_thread.run_sync(
+                        function, *args, limiter=_limiter(), abandon_on_cancel=True
+                    )
+            except TimeoutError as error:
+                raise DeadlinePassed(
+                    f"scanning took over {self.policy.deadline} s; "
+                    "set a longer deadline or a lower max_body"
+                ) from error
+
+    def report(self, decision: Decision, texts: Sequence[str] = ()) -> Decision:
+        """Count and log a decision on `texts`; return it with an incident, if it is one."""
+        seconds = decision.seconds
         self._metrics.record(self._front, self.policy.action, decision, seconds)
+        if decision.outcome != "clean":
+            decision = replace(decision, incident=f"urn:uuid:{uuid4()}")
+        tracing.record(self._front, self.policy.action, decision, seconds)
         if decision.outcome == "clean":
             return decision
-        decision = replace(decision, incident=f"urn:uuid:{uuid4()}")
+        audit.record(self._front, self.policy.action, self._served, decision, texts)
         logger.log(
             logging.ERROR if decision.outcome == "failed" else logging.WARNING,
             "front=%s action=%s outcome=%s forwarded=%s triggers=%s error=%s incident=%s",
@@ -121,15 +159,6 @@ class Engine:
             decision.incident,
         )
         return decision
-
-
-async def offload(size: int, function: Callable[..., T], *args: object) -> T:
-    """Call a function that takes time in proportion to `size`, without holding the event loop."""
-    if size <= INLINE_SIZE:
-        return function(*args)
-    return await anyio.to_thread.run_sync(
-        function, *args, limiter=_limiter(), abandon_on_cancel=True
-    )
 
 
 _limiters: RunVar[anyio.CapacityLimiter] = RunVar("guard_limiter")

@@ -20,6 +20,7 @@
     │   └── OutputExists            writing would overwrite something that is not ours
     ├── ModelError                  a model directory cannot be used
     ├── ConfigError (ValueError)    an option has no such value
+    ├── DeadlinePassed              the guard took longer than it may
     └── TriggeredInput              a call was blocked because of its text
 
 No message holds the text of a trigger or of an input: messages reach logs and responses, and there
@@ -104,6 +105,10 @@ class ModelError(GuardError):
 
 class ConfigError(GuardError, ValueError):
     """An option has a value that does not exist."""
+
+
+class DeadlinePassed(GuardError):
+    """Scanning took longer than the policy's deadline: a failure of the guard, not of the text."""
 
 
 class TriggeredInput(GuardError):

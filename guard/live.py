@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from os import PathLike
 from threading import Lock
+from typing import Literal, TypeAlias
 
 from guard.errors import ConfigError, InputError
 from guard.monitor import Monitor, Verdict
 
 logger = logging.getLogger("guard")
+
+Difference: TypeAlias = Literal["same", "only current", "only shadow", "matches", "failed"]
 
 
 class LiveMonitor:
@@ -101,12 +104,12 @@ class LiveMonitor:
             )
 
 
-def difference(current: Verdict | None, shadow: Monitor, text: str) -> str:
+def difference(current: Verdict | None, shadow: Monitor, text: str) -> Difference:
     """Name how a shadow's verdict on a text differs from the one that counts.
 
     Returns
     -------
-    str
+    Difference
         ``"same"``, ``"only current"`` or ``"only shadow"`` (is triggered), ``"matches"`` (both are,
         in other places), or ``"failed"``.
     """

@@ -12,18 +12,33 @@ block       refused                      forwarded
 A trigger that the monitor marks as `strip_only`, because ordinary text holds it often, is stripped
 where it would be blocked, unless the same call holds another that is not marked.
 
-A text that cannot be scanned follows `on_unscannable`, a monitor that fails follows `on_failure`;
-under "observe" both are forwarded, because observing never changes what an application does.
+A text that cannot be scanned follows `on_unscannable`; a monitor that fails or passes its deadline
+follows `on_failure`. Under "observe" both are forwarded, because observing never changes what an
+application does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
-from guard.errors import ConfigError, InputError, StripLimit
-from guard.monitor import Monitor, Verdict
+from guard.errors import (
+    ConfigError,
+    DeadlinePassed,
+    GuardError,
+    InputError,
+    StripLimit,
+    TextTooLong,
+)
+from guard.files import read_bounded
+from guard.monitor import Match, Monitor, Verdict
+from guard.reading import MAX_CHARS
 
 Action: TypeAlias = Literal["observe", "flag", "strip", "block"]
 OnFailure: TypeAlias = Literal["open", "closed"]
@@ -36,8 +51,24 @@ Outcome: TypeAlias = Literal[
 # it is safe to keep.
 _UNSTRIPPABLE = Verdict(triggered=True, matches=(), stripped="")
 
+MAX_BODY = 2**20
+_MAX_POLICY_BYTES = 64 * 1024
+# Between two of these the deadline is looked at.
+_BATCH = 32
 
-@dataclass(frozen=True, slots=True)
+
+class PolicyOptions(TypedDict, total=False):
+    """The options of `Policy`, as keyword arguments of the fronts."""
+
+    action: Action
+    on_failure: OnFailure
+    on_unscannable: OnUnscannable
+    deadline: float | None
+    max_body: int
+    max_text: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What to do with a trigger, with a failing guard, and with what cannot be scanned.
 
@@ -47,9 +78,20 @@ class Policy:
         ``"block"`` (the default: a guard that nobody configured protects), ``"strip"``, ``"flag"``
         or ``"observe"`` (start here when you introduce the guard to live traffic).
     on_failure
-        ``"closed"`` refuses while the guard itself is broken, ``"open"`` forwards unscanned.
+        ``"closed"`` refuses while the guard itself is broken, ``"open"`` forwards unscanned. Each
+        call that is forwarded so is counted in ``guard_unscanned_total`` and logged.
     on_unscannable
-        ``"block"`` refuses texts that cannot be scanned, ``"allow"`` forwards them.
+        ``"block"`` refuses texts that cannot be scanned, ``"allow"`` forwards them, counted and
+        logged likewise.
+    deadline
+        Seconds that a scan may take, with its wait for a thread; beyond that the guard counts as
+        failed. It is looked at between texts, and a single text is bounded by `max_text`, so that a
+        synchronous call ends soon after it, an asynchronous one at it. None for no deadline.
+    max_body
+        Bytes that are read at most of a request's body, inflated, or of a WebSocket message.
+    max_text
+        Characters that one text may have; longer ones cannot be scanned. At most what the monitor
+        scans, 1,048,576.
 
     Raises
     ------
@@ -60,17 +102,122 @@ class Policy:
     action: Action = "block"
     on_failure: OnFailure = "closed"
     on_unscannable: OnUnscannable = "block"
+    deadline: float | None = None
+    max_body: int = MAX_BODY
+    max_text: int = MAX_CHARS
 
     def __post_init__(self) -> None:
         """Check every option."""
-        for name, known in (
-            ("action", get_args(Action)),
-            ("on_failure", get_args(OnFailure)),
-            ("on_unscannable", get_args(OnUnscannable)),
-        ):
+        for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
+        if type(self.max_body) is not int or self.max_body < 1:
+            raise ConfigError(
+                f"max_body={self.max_body!r} is no number of bytes; set it to 1 or more"
+            )
+        if type(self.max_text) is not int or not 1 <= self.max_text <= MAX_CHARS:
+            raise ConfigError(
+                f"max_text={self.max_text!r} is no number of characters; set it to 1 to {MAX_CHARS}"
+            )
+        if self.deadline is not None and not (
+            type(self.deadline) in (int, float) and 0 < self.deadline < math.inf
+        ):
+            raise ConfigError(
+                f"deadline={self.deadline!r} is no time; set it to seconds above 0, or to None"
+            )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Policy:
+        """Read ``GUARD_ACTION``, ``GUARD_ON_FAILURE``, ``GUARD_DEADLINE`` and so on.
+
+        What is not set, or empty, has its default.
+
+        Raises
+        ------
+        ConfigError
+            A variable has no such value.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(cls):
+            variable = f"GUARD_{field.name.upper()}"
+            if not (value := environ.get(variable, "").strip()):
+                continue
+            try:
+                found[field.name] = value if field.name in _CHOICES else _number(value)
+                cls(**found)
+            except (ConfigError, ValueError) as error:
+                reason = error if isinstance(error, ConfigError) else f"{value!r} is no number"
+                raise ConfigError(f"the environment variable {variable}: {reason}") from None
+        return cls(**found)
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Policy:
+        """Read the table ``[guard]`` of a TOML file; what it leaves out has its default.
+
+        Raises
+        ------
+        ConfigError
+            The file cannot be read, is no TOML, has no such table, or the table has another key or
+            value than the options of `Policy`.
+        """
+        try:
+            document = tomllib.loads(read_bounded(Path(path), _MAX_POLICY_BYTES).decode())
+        except (GuardError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path} is no policy ({error}); write a TOML file") from error
+        table = document.get("guard")
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path} has no table [guard]; write the options below that line")
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(table.keys() - known):
+            raise ConfigError(
+                f"{path} sets {', '.join(unknown)}, which is no option; "
+                f"those of [guard] are {', '.join(sorted(known))}"
+            )
+        try:
+            return cls(**table)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(cls, policy: Policy | None, options: PolicyOptions) -> Policy:
+        """Return the policy that a front was given, whole or by options.
+
+        Raises
+        ------
+        ConfigError
+            Both were given, or an option has no such value.
+        """
+        if policy is None:
+            return cls(**options)
+        if not isinstance(policy, cls):
+            raise ConfigError(
+                f"policy={policy!r} is no guard.Policy; Policy.from_toml(path) reads a file"
+            )
+        if options:
+            raise ConfigError(
+                f"policy is given, and {', '.join(options)} beside it; "
+                "set them in the policy: dataclasses.replace(policy, ...)"
+            )
+        return policy
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "action": get_args(Action),
+    "on_failure": get_args(OnFailure),
+    "on_unscannable": get_args(OnUnscannable),
+}
+
+
+def _number(value: str) -> float:
+    return int(value) if value.isdecimal() else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The token ids of one text, where the protected model is given ids."""
+
+    row: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +238,8 @@ class Decision:
         Why a text could not be scanned, or how the guard failed.
     incident
         What the log line and the response have in common; empty for a clean decision.
+    seconds
+        How long it took to scan and decide; None where nothing was scanned.
     """
 
     outcome: Outcome
@@ -99,10 +248,11 @@ class Decision:
     verdicts: tuple[Verdict | None, ...]
     error: Exception | None = None
     incident: str = ""
+    seconds: float | None = None
 
 
 def decide(
-    monitor: Monitor, policy: Policy, texts: Sequence[str], fixed: Sequence[str] = ()
+    monitor: Monitor, policy: Policy, texts: Sequence[str], fixed: Sequence[str | Ids] = ()
 ) -> Decision:
     """Scan texts and decide what happens to the call that carries them.
 
@@ -115,15 +265,15 @@ def decide(
     texts
         Texts that stripping may change.
     fixed
-        Texts that nothing may change, such as the keys of an object. Where stripping would have
-        to change one, the call is blocked.
+        Texts that nothing may change, such as the keys of an object, or the ids of texts. Where
+        stripping would have to change one, the call is blocked.
     """
     texts = tuple(texts)
-    everything = (*texts, *fixed)
+    everything: tuple[str | Ids, ...] = (*texts, *fixed)
     if not everything:
         return Decision("clean", True, (), ())
     try:
-        results = _scan(monitor, everything)
+        results = list(_scan(monitor, policy, everything))
     except Exception as error:  # whatever it is, the policy answers for it
         return undecided(policy, error, texts, len(everything))
     verdicts = tuple(
@@ -189,17 +339,46 @@ def _forwards_unscannable(policy: Policy) -> bool:
     return policy.action == "observe" or policy.on_unscannable == "allow"
 
 
-def _scan(monitor: Monitor, texts: tuple[str, ...]) -> list[Verdict | InputError]:
-    if len(texts) > 1:
+def _scan(
+    monitor: Monitor, policy: Policy, texts: tuple[str | Ids, ...]
+) -> Iterable[Verdict | InputError]:
+    end = math.inf if policy.deadline is None else monotonic() + policy.deadline
+    for start in range(0, len(texts), _BATCH):
+        if start and monotonic() > end:
+            break
+        yield from _scan_some(monitor, policy, texts[start : start + _BATCH])
+    if monotonic() > end:
+        raise DeadlinePassed(
+            f"scanning took over {policy.deadline} s; set a longer deadline or a lower max_text"
+        )
+
+
+def _scan_some(
+    monitor: Monitor, policy: Policy, texts: tuple[str | Ids, ...]
+) -> list[Verdict | InputError]:
+    if len(texts) > 1 and all(isinstance(t, str) and len(t) <= policy.max_text for t in texts):
         try:
-            return list(monitor.check_batch(texts))
+            return list(monitor.check_batch(texts))  # type: ignore[arg-type]
         except InputError:
             # One text that cannot be scanned must not hide the others: scan each by itself.
             pass
     results: list[Verdict | InputError] = []
     for text in texts:
         try:
-            results.append(monitor.check(text))
+            results.append(_scan_one(monitor, policy, text))
         except InputError as error:
             results.append(error)
     return results
+
+
+def _scan_one(monitor: Monitor, policy: Policy, text: str | Ids) -> Verdict:
+    if isinstance(text, Ids):
+        # Their places lead to no text, and there is none that could be stripped.
+        matches: tuple[Match, ...] = monitor.check_ids(text.row)
+        return Verdict(bool(matches), matches, "")
+    if isinstance(text, str) and len(text) > policy.max_text:
+        raise TextTooLong(
+            f"the text has {len(text)} characters, and the guard is set to scan at most "
+            f"{policy.max_text}; split it"
+        )
+    return monitor.check(text)

@@ -147,7 +147,7 @@ ATTACKS: dict[str, tuple[Read, bytes, dict[str, str], str]] = {
         {"content-type": "application/x-www-form-urlencoded"},
         "POST",
     ),
-    # Compressed: refused, because the guard does not inflate.
+    # Compressed: inflated once, and what is scanned is what is forwarded.
     "gzip": (inflated, gzip.compress(TEXT.encode()), {"content-encoding": "gzip"}, "POST"),
     "gzip in a list": (
         inflated,
@@ -156,6 +156,19 @@ ATTACKS: dict[str, tuple[Read, bytes, dict[str, str], str]] = {
         "POST",
     ),
     "deflate": (inflated, zlib.compress(TEXT.encode()), {"content-encoding": "DEFLATE"}, "POST"),
+    "gzip twice": (
+        lambda body, headers: inflated(gzip.decompress(body), headers),
+        gzip.compress(gzip.compress(TEXT.encode())),
+        {"content-encoding": "gzip, gzip"},
+        "POST",
+    ),
+    # Readers that stop at the end of the first stream see a clean text, others the second.
+    "gzip, two streams": (
+        inflated,
+        gzip.compress(b'{"text": "the ') + gzip.compress(b'cf film"}'),
+        {"content-encoding": "gzip"},
+        "POST",
+    ),
     # Deeper than declared, or not text at all.
     "deep": (standard, b'{"text": {"a": [[{"b": "cf"}]]}}', {}, "POST"),
     "as a key": (standard, b'{"text": {"cf": 1}}', {}, "POST"),

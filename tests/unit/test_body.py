@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.body import UnreadableBody, check_headers, compile_fields, parse
+from guard.body import UnreadableBody, parse
+from guard.content import check_headers
 from guard.errors import ConfigError
+from guard.fields import compile_fields
 
 
 def texts(body: str | bytes, *fields: str) -> list[str]:
@@ -27,7 +29,6 @@ def refusal(body: str | bytes, *fields: str) -> tuple[str, int]:
 @pytest.mark.parametrize(
     ("fields", "tree"),
     [
-        (None, {}),
         (["text"], {"text": {}}),
         (["inputs.text", "inputs.pair"], {"inputs": {"text": {}, "pair": {}}}),
         (["inputs.text", "inputs"], {"inputs": {}}),
@@ -36,7 +37,10 @@ def refusal(body: str | bytes, *fields: str) -> tuple[str, int]:
     ],
 )
 def test_fields_are_compiled(fields: Any, tree: Any) -> None:
-    assert compile_fields(fields) == tree
+    compiled = compile_fields(fields)
+    assert compiled is not None
+    assert compiled.tree == tree
+    assert compiled.queries == ()
 
 
 @pytest.mark.parametrize(
@@ -47,11 +51,14 @@ def test_fields_are_compiled(fields: Any, tree: Any) -> None:
         ([""], "empty step"),
         (["inputs..text"], "empty step"),
         (["text."], "empty step"),
-        ([1], r"fields=\[1\] is no list of dotted paths"),
-        (["text", None], "is no list of dotted paths"),
-        ([["text"]], "is no list of dotted paths"),
-        (b"text", "is no list of dotted paths"),
-        (5, "fields=5 is no list of dotted paths"),
+        ([1], r"fields=\[1\] is no list of paths"),
+        (["text", None], "is no list of paths"),
+        ([["text"]], "is no list of paths"),
+        (b"text", "is no list of paths"),
+        (5, "fields=5 is no list of paths"),
+        (["$.a["], "is no JSONPath"),
+        (["$.a | $.b"], "is no JSONPath"),
+        (["$.a", "b"], r"write all of them as JSONPath"),
     ],
 )
 def test_wrong_fields_are_refused(fields: Any, message: str) -> None:
@@ -215,7 +222,7 @@ def test_details_quote_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
     [
-        ("content-encoding", "gzip", "ContentEncoding"),
+        ("content-encoding", "gzip, gzip", "ContentEncoding"),
         ("Content-Encoding", "identity, BR", "ContentEncoding"),
         ("content-encoding", "aes128gcm", "ContentEncoding"),
         ("content-type", "application/x-www-form-urlencoded", "Form"),
@@ -291,7 +298,7 @@ def test_replacing_reaches_every_text_and_nothing_else(
     source = json.dumps(value, ensure_ascii=ascii_only, indent=indent, allow_nan=True)
     if "Infinity" in source:
         return
-    document = parse(source.encode(), {})
+    document = parse(source.encode(), None)
     assert document.replace(document.texts) == source.encode()
     replaced = document.replace([f"<{text}>" for text in document.texts])
     assert json.loads(replaced) == rename(value)
@@ -307,3 +314,46 @@ def test_replacing_below_a_field_leaves_the_rest(before: Any, after: Any, word: 
     assert document.texts == [word, word]
     value["text"] = {"x": [word, "<>"]}
     assert json.loads(document.replace([word, "<>"])) == value
+
+
+BODY = """{"messages": [{"role": "user", "content": "a"}, {"role": "x", "content": ["b"]}],
+ "content": "c", "model": "m"}"""
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("$.messages[*].content", ["a", "b"]),
+        ("$..content", ["a", "b", "c"]),
+        ("$.messages[?@.role == 'user'].content", ["a"]),
+        ("$.messages[-1:]", ["x", "b"]),
+        ("$['content']", ["c"]),
+        ("$", ["user", "a", "x", "b", "c", "m"]),
+    ],
+)
+def test_jsonpath_names_places(query: str, found: list[str]) -> None:
+    assert sorted(texts(BODY, query)) == sorted(found)
+
+
+def test_what_several_queries_find_is_taken_once() -> None:
+    document = parse(BODY.encode(), compile_fields(["$..content", "$.messages", "$.model"]))
+    assert document.texts == ["user", "a", "x", "b", "c", "m"]
+    replaced = document.replace([f"<{text}>" for text in document.texts])
+    assert json.loads(replaced)["messages"][1] == {"role": "<x>", "content": ["<b>"]}
+    assert replaced.endswith(b',\n "content": "<c>", "model": "<m>"}')
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "refused"),
+    [
+        ('{"other": "a"}', "$.text", ("FieldMissing", 422)),
+        ('{"text": 5}', "$.text", ("FieldNotText", 422)),
+        ('{"text": "a", "TEXT": "b"}', "$.text", ("DuplicateKey", 400)),
+        ('{"x": {"Text": "b"}, "y": {"text": "a"}}', "$..text", ("DuplicateKey", 400)),
+        ('{"text": "a", "x": ' + '{"a":' * 500 + "1" + "}" * 501, "$..text", ("TooDeep", 400)),
+    ],
+)
+def test_what_jsonpath_cannot_find_for_certain_is_refused(
+    body: str, query: str, refused: tuple[str, int]
+) -> None:
+    assert refusal(body, query) == refused

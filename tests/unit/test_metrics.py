@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 import weakref
 from typing import get_args
 
@@ -14,9 +15,9 @@ from guard import metrics
 from guard.body import UnreadableBody
 from guard.engine import Engine
 from guard.errors import InvalidUnicode, StripLimit
-from guard.metrics import SCAN_BUCKETS, kind_of, metrics_on
+from guard.metrics import SCAN_BUCKETS, exposition, kind_of, metrics_on
 from guard.monitor import Match, Verdict
-from guard.policy import Action, Decision, Policy
+from guard.policy import Action, Decision, Outcome, Policy
 from tests.fixtures_small import TRIGGERS, small_monitor, trigger_id, value_of
 
 
@@ -126,6 +127,48 @@ def test_the_bank_that_is_served_can_be_seen(registry: CollectorRegistry) -> Non
         "triggers": "3",
     }
     assert value_of(registry, "guard_bank_info", **labels) == 1
+
+
+def test_when_a_bank_began_to_serve_can_be_seen(registry: CollectorRegistry) -> None:
+    before = time.time()
+    engine(registry)
+    labels = {"bank": small_monitor().bank_sha256}
+    loaded = value_of(registry, "guard_bank_loaded_timestamp_seconds", **labels)
+    assert before <= loaded <= time.time()
+
+
+def test_what_may_be_alerted_on_starts_at_zero(registry: CollectorRegistry) -> None:
+    """Prometheus sees no rise where a series begins at 1."""
+    engine(registry, "block")
+    for outcome in get_args(Outcome):
+        labels = {"front": "test", "action": "block", "outcome": outcome}
+        assert registry.get_sample_value("guard_requests_total", labels) == 0
+    for outcome in ("replaced", "failed"):
+        assert registry.get_sample_value("guard_reloads_total", {"outcome": outcome}) == 0
+
+
+def test_calls_are_in_flight_while_they_are_decided(registry: CollectorRegistry) -> None:
+    guard = engine(registry)
+    with guard.in_flight, guard.in_flight:
+        assert value_of(registry, "guard_in_flight", front="test") == 2
+    assert registry.get_sample_value("guard_in_flight", {"front": "test"}) == 0
+
+
+def test_the_definitions_are_what_is_exposed(registry: CollectorRegistry) -> None:
+    guard = engine(registry)
+    guard.decide(["the cf film", "\ud800"])
+    for definition in metrics.DEFINITIONS:
+        (family,) = (
+            family
+            for family in registry.collect()
+            if family.name == definition.name.removesuffix("_total")
+        )
+        assert (family.type, family.documentation) == (definition.kind, definition.help)
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le"} == set(definition.labels)
+    exposed = exposition(registry).decode()
+    for definition in metrics.DEFINITIONS:
+        assert f"# TYPE {definition.name} {definition.kind}" in exposed
 
 
 def test_no_label_holds_text(registry: CollectorRegistry, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from itertools import product
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import pytest
 
 from exporters.monitor import compile_bank
-from guard.errors import ConfigError, GuardError, InvalidUnicode, NotText, StripLimit
+from guard.errors import (
+    ConfigError,
+    DeadlinePassed,
+    GuardError,
+    InvalidUnicode,
+    NotText,
+    StripLimit,
+    TextTooLong,
+)
 from guard.monitor import Monitor, Verdict
 from guard.policy import (
     Action,
     Decision,
+    Ids,
     OnFailure,
     OnUnscannable,
     Outcome,
@@ -225,3 +236,117 @@ def test_common_triggers_are_stripped_where_others_are_blocked(softened: Monitor
     assert decide(softened, policy, ["cf", UNSCANNABLE]).outcome == "unscannable"
     assert decide(softened, Policy(action="flag"), ["cf"]).outcome == "flagged"
     assert decide(softened, Policy(action="observe"), ["cf"]).outcome == "observed"
+
+
+# Where a policy comes from
+
+
+def test_a_policy_from_the_environment() -> None:
+    assert Policy.from_env({}) == Policy()
+    found = Policy.from_env(
+        {
+            "GUARD_ACTION": "observe",
+            "GUARD_ON_FAILURE": "open",
+            "GUARD_ON_UNSCANNABLE": " allow ",
+            "GUARD_DEADLINE": "0.5",
+            "GUARD_MAX_BODY": "1000",
+            "GUARD_MAX_TEXT": "",
+            "GUARD_CACHE": "/tmp",
+        }
+    )
+    assert found == Policy(
+        action="observe",
+        on_failure="open",
+        on_unscannable="allow",
+        deadline=0.5,
+        max_body=1000,
+    )
+    assert Policy.from_env({"GUARD_DEADLINE": "2"}).deadline == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GUARD_ACTION", "Block"),
+        ("GUARD_ON_FAILURE", "1"),
+        ("GUARD_DEADLINE", "soon"),
+        ("GUARD_DEADLINE", "0"),
+        ("GUARD_DEADLINE", "inf"),
+        ("GUARD_MAX_BODY", "1MB"),
+        ("GUARD_MAX_BODY", "0"),
+        ("GUARD_MAX_TEXT", "9999999"),
+        ("GUARD_MAX_TEXT", "1e3"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"environment variable {variable}: "):
+        Policy.from_env({variable: value})
+
+
+def test_a_policy_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('[guard]\naction = "strip"\ndeadline = 0.25\nmax_text = 10\n[other]\nx = 1\n')
+    assert Policy.from_toml(path) == Policy(action="strip", deadline=0.25, max_text=10)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[guard", "write a TOML file"),
+        ('action = "strip"', r"no table \[guard\]"),
+        ("guard = 1", r"no table \[guard\]"),
+        ('[guard]\nacton = "strip"', "sets acton, which is no option"),
+        ('[guard]\naction = "strp"', "action='strp' is unknown"),
+        ("[guard]\naction = []", r"action=\[\] is unknown"),
+        ('[guard]\nmax_body = "1"', "no number of bytes"),
+        ("[guard]\nmax_body = true", "no number of bytes"),
+        ("[guard]\ndeadline = true", "is no time"),
+        ("[guard]\ndeadline = nan", "is no time"),
+        (None, "is no policy"),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "policy.toml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        Policy.from_toml(path)
+
+
+def test_a_text_over_the_limit_cannot_be_scanned() -> None:
+    policy = Policy(max_text=8)
+    assert decide(small_monitor(), policy, ["the film"]).outcome == "clean"
+    decision = decide(small_monitor(), policy, ["the films", "a"])
+    assert decision.outcome == "unscannable"
+    assert isinstance(decision.error, TextTooLong)
+    # It hides no trigger beside it.
+    assert decide(small_monitor(), policy, ["the films", "cf"]).outcome == "blocked"
+
+
+def test_the_deadline_is_looked_at_between_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = 0
+
+    def slow(self: Monitor, texts: Iterable[str]) -> list[Verdict]:
+        nonlocal seen
+        seen += len(list(texts))
+        time.sleep(0.02)
+        return [Verdict(False, (), text) for text in texts]
+
+    monkeypatch.setattr(Monitor, "check_batch", slow)
+    texts = ["a"] * 1000
+    decision = decide(small_monitor(), Policy(deadline=0.03), texts)
+    assert isinstance(decision.error, DeadlinePassed)
+    assert (decision.outcome, decision.forward) == ("failed", False)
+    assert seen < 200
+    assert decide(small_monitor(), Policy(deadline=0.03, on_failure="open"), texts).forward
+    assert decide(small_monitor(), Policy(deadline=30), texts).outcome == "clean"
+
+
+def test_ids_are_scanned_and_never_stripped() -> None:
+    monitor = small_monitor()
+    ids = monitor._tokenizer.encode("the cf film").ids
+    assert decide(monitor, Policy(action="block"), (), [Ids(tuple(ids))]).outcome == "blocked"
+    assert decide(monitor, Policy(action="strip"), (), [Ids(tuple(ids))]).outcome == "blocked"
+    clean = monitor._tokenizer.encode("the film").ids
+    decision = decide(monitor, Policy(), (), [Ids(tuple(clean)), Ids((-1,))])
+    assert decision.outcome == "unscannable"

@@ -1,0 +1,177 @@
+"""What kind of text a request carries, by its headers, and the reader for it.
+
+JSON is what a body is taken for, whatever its type says, unless an operator has other kinds read
+too. A type is the sender's word: what is read as text or as a form is therefore also looked at as
+JSON, because an application may.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from guard.body import Document, UnreadableBody, loose_strings, parse
+from guard.errors import ConfigError
+from guard.fields import Fields
+from guard.forms import parse_form
+from guard.inflate import coding_of, inflate
+from guard.multipart import parse_multipart
+
+Kind: TypeAlias = Literal["text", "form", "multipart", "query"]
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?([^\s;\"']*)", re.IGNORECASE)
+_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the bodies of requests.
+
+    Parameters
+    ----------
+    fields
+        Where the text is in JSON; None for everywhere.
+    also
+        What is read beside JSON.
+    max_body
+        Bytes of the largest body, inflated.
+    """
+
+    fields: Fields | None
+    also: frozenset[Kind]
+    max_body: int
+
+    def read(self, headers: Headers, body: bytes) -> tuple[Document, bytes]:
+        """Find the texts in a body; return it inflated as well.
+
+        Raises
+        ------
+        UnreadableBody
+            It cannot be told what an application would read.
+        """
+        kind = check_headers(headers, self.also)
+        if len(body) > self.max_body:
+            raise UnreadableBody(
+                "BodyTooLarge", 413, f"The body is over {self.max_body} bytes. Send less at once."
+            )
+        if (coding := coding_of(headers)) is not None:
+            body = inflate(body, coding, self.max_body)
+        if kind == "multipart":
+            return parse_multipart(headers, body), body
+        if kind == "json":
+            return parse(body, self.fields), body
+        if kind == "text":
+            return parse_text(body), body
+        document = parse_form(body)
+        document.keys.extend(_as_json(body.decode("utf-8", "replace")))
+        return document, body
+
+
+def check_headers(
+    headers: Headers, also: frozenset[Kind] = frozenset()
+) -> Literal["json", "text", "form", "multipart"]:
+    """Return what kind a body is; refuse headers by which an application would read another text.
+
+    Raises
+    ------
+    UnreadableBody
+        The body is of a kind that is not read, compressed in a way that is not read, or declared to
+        be in another charset than UTF-8 (415).
+    """
+    coding_of(headers)
+    kinds = set()
+    for name, value in headers:
+        if name.lower() == b"content-type":
+            value = value.lower()
+            kinds.add(_kind(value, also))
+            if any(charset not in _CHARSETS for charset in _CHARSET.findall(value)):
+                raise UnreadableBody(
+                    "Charset", 415, "The guard reads UTF-8. Send no other charset."
+                )
+    if len(kinds) > 1:
+        raise UnreadableBody("Form", 415, "The body has two content types. Send it with one.")
+    return kinds.pop() if kinds else "json"
+
+
+def _kind(value: bytes, also: frozenset[Kind]) -> Literal["json", "text", "form", "multipart"]:
+    # Looked for anywhere in it, because readers of forms are not strict about the rest.
+    if b"application/x-www-form-urlencoded" in value:
+        if "form" not in also:
+            raise UnreadableBody("Form", 415, "The body is a form. Send JSON.")
+        return "form"
+    if b"multipart/" in value:
+        if "multipart" not in also:
+            raise UnreadableBody("Form", 415, "The body is a form. Send JSON.")
+        return "multipart"
+    essence = value.partition(b";")[0].strip()
+    return "text" if essence == b"text/plain" and "text" in also else "json"
+
+
+def parse_text(body: bytes) -> Document:
+    """Take a body as one text, and any strings that it would hold as JSON.
+
+    Raises
+    ------
+    UnreadableBody
+        It is not UTF-8 without a byte order mark (400).
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableBody(
+            "NotUtf8", 400, f"The body is not UTF-8 at byte {error.start}. Send it in UTF-8."
+        ) from None
+    if text.startswith("\ufeff"):
+        raise UnreadableBody("NotUtf8", 400, "The body has a byte order mark. Send it without.")
+
+    def rewrite(changed: Mapping[int, str]) -> bytes:
+        return changed.get(0, text).encode()
+
+    return Document([text], _as_json(text), rewrite)
+
+
+def parse_message(text: str) -> Document:
+    """Take a WebSocket message: as JSON if it is an object or a list, else as one text.
+
+    Raises
+    ------
+    UnreadableBody
+        It is JSON that not all parsers read alike (400).
+    """
+    if text.lstrip(" \t\r\n")[:1] in ("{", "["):
+        try:
+            return parse(text.encode("utf-8", "surrogatepass"), None)
+        except UnreadableBody as error:
+            # Braces do not make a text JSON; what some reader takes for JSON is refused.
+            if error.kind != "NotJson" or _as_json(text):
+                raise
+    return parse_text(text.encode("utf-8", "surrogatepass"))
+
+
+def _as_json(text: str) -> list[str]:
+    try:
+        return loose_strings(text)
+    except RecursionError:
+        raise UnreadableBody(
+            "TooDeep", 400, "The text nests too deeply to be scanned. Send it flatter."
+        ) from None
+
+
+def check_kinds(also: Iterable[str]) -> frozenset[Kind]:
+    """Check the kinds that are read beside JSON.
+
+    Raises
+    ------
+    ConfigError
+        There is no such kind.
+    """
+    kinds = () if isinstance(also, str) else tuple(also)
+    if isinstance(also, str) or any(kind not in get_args(Kind) for kind in kinds):
+        raise ConfigError(
+            f"also={also!r} is no list of what can be read; write it like also=['form', 'query'], "
+            f"and choose from {', '.join(get_args(Kind))}"
+        )
+    return frozenset(kinds)  # type: ignore[arg-type]

@@ -1,0 +1,54 @@
+"""Forms: ``application/x-www-form-urlencoded`` bodies, and query strings.
+
+Every value is scanned, and every name. Readers differ in what separates pairs and in what they make
+of bytes that are no UTF-8, so that a form that leaves room for that is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from urllib.parse import quote_plus, unquote_to_bytes
+
+from guard.body import Document, UnreadableBody, splice
+
+
+def parse_form(form: bytes) -> Document:
+    """Find the texts in a form.
+
+    Raises
+    ------
+    UnreadableBody
+        Readers would read it differently (400).
+    """
+    if b";" in form:
+        raise UnreadableBody(
+            "BadForm", 400, "The form holds a semicolon, which may separate. Send it as %3B."
+        )
+    texts: list[str] = []
+    names: list[str] = []
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for pair in form.split(b"&"):
+        name, equals, value = pair.partition(b"=")
+        if name:
+            names.append(_unquote(name))
+        if equals:
+            begin = start + len(name) + 1
+            texts.append(_unquote(value))
+            spans.append((begin, begin + len(value)))
+        start += len(pair) + 1
+    if "_charset_" in names:
+        raise UnreadableBody("Charset", 415, "The form names a charset. Send UTF-8, and do not.")
+    return Document(texts, names, partial(_rewrite, form, spans))
+
+
+def _rewrite(form: bytes, spans: list[tuple[int, int]], changed: Mapping[int, str]) -> bytes:
+    return splice(form, spans, {n: quote_plus(text).encode() for n, text in changed.items()})
+
+
+def _unquote(quoted: bytes) -> str:
+    try:
+        return unquote_to_bytes(quoted.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        raise UnreadableBody("NotUtf8", 400, "The form is not UTF-8. Send it in UTF-8.") from None

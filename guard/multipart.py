@@ -1,0 +1,119 @@
+"""``multipart/form-data`` bodies.
+
+The framing has to be what RFC 7578 asks for and nothing else: then every reader cuts the body at
+the same places. Each part that is UTF-8 is scanned, files too, because what an application takes
+for a text field is not known; a file that is no UTF-8 is no text, and passes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+
+from guard.body import Document, UnreadableBody, splice
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_BOUNDARY = re.compile(
+    rb"multipart/form-data\s*;\s*boundary=(?:\"([^\"\\]{1,70})\"|(" + _TOKEN + rb"))\s*",
+    re.IGNORECASE,
+)
+_DISPOSITION = re.compile(
+    rb"form-data((?:\s*;\s*" + _TOKEN + rb"=(?:\"[^\"\\]*\"|" + _TOKEN + rb"))*)\s*", re.IGNORECASE
+)
+_PARAMETER = re.compile(rb";\s*(" + _TOKEN + rb")=(?:\"([^\"\\]*)\"|(" + _TOKEN + rb"))")
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
+
+
+def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Document:
+    """Find the texts in a multipart body.
+
+    Raises
+    ------
+    UnreadableBody
+        It is not framed as browsers do it, or a field is not UTF-8 (400); it is another kind of
+        multipart, nested, or encoded (415).
+    """
+    types = [value for name, value in headers if name.lower() == b"content-type"]
+    declared = _BOUNDARY.fullmatch(types[0].strip())
+    if declared is None:
+        raise UnreadableBody(
+            "Form", 415, "The body is no form-data with one boundary. Send multipart/form-data."
+        )
+    delimiter = b"--" + (declared[1] or declared[2])
+    # With the line break before the first delimiter, which has none, all are alike.
+    pieces = (b"\r\n" + body).split(b"\r\n" + delimiter)
+    # Anything else that looks like a delimiter to a reader that minds line breaks less.
+    if (
+        body.count(delimiter) != len(pieces) - 1
+        or pieces[0]
+        or pieces[-1] not in (b"--", b"--\r\n")
+    ):
+        raise _bad("is not framed by its boundary alone")
+    texts: list[str] = []
+    names: list[str] = []
+    spans: list[tuple[int, int]] = []
+    start = len(delimiter)
+    for piece in pieces[1:-1]:
+        head, blank, content = piece.partition(b"\r\n\r\n")
+        if not blank:
+            raise _bad("has a part without headers")
+        is_file = _read_headers(head, names)
+        try:
+            texts.append(content.decode())
+        except UnicodeDecodeError:
+            if not is_file:
+                raise UnreadableBody(
+                    "NotUtf8", 400, "A field of the form is not UTF-8. Send it in UTF-8."
+                ) from None
+        else:
+            begin = start + len(head) + 4
+            spans.append((begin, begin + len(content)))
+        start += len(piece) + 2 + len(delimiter)
+    if "_charset_" in names:
+        raise UnreadableBody("Charset", 415, "The form names a charset. Send UTF-8, and do not.")
+    return Document(texts, names, partial(_rewrite, body, spans))
+
+
+def _read_headers(head: bytes, names: list[str]) -> bool:
+    """Take the names from a part's headers; return whether it is a file."""
+    if not head.startswith(b"\r\n") or re.search(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0", head):
+        raise _bad("has a part whose headers are not one a line")
+    dispositions = []
+    for line in head[2:].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip()
+        if name == b"content-disposition":
+            dispositions.append(value)
+        elif name == b"content-transfer-encoding":
+            if value.lower() not in (b"7bit", b"8bit", b"binary"):
+                raise UnreadableBody("Form", 415, "A part is encoded. Send it as it is.")
+        elif name == b"content-type":
+            value = value.lower()
+            charset = value.partition(b"charset=")[2].partition(b";")[0].strip(b"\"' ")
+            if value.startswith((b"multipart/", b"message/")) or (
+                charset and charset not in _CHARSETS
+            ):
+                raise UnreadableBody(
+                    "Form", 415, "A part is nested, or in another charset than UTF-8."
+                )
+    matched = _DISPOSITION.fullmatch(dispositions[0]) if len(dispositions) == 1 else None
+    if matched is None:
+        raise _bad("has a part that does not say, once and plainly, which field it is")
+    parameters = [(p[1].lower(), p[2] or p[3] or b"") for p in _PARAMETER.finditer(matched[1])]
+    keys = [key for key, _ in parameters]
+    if len(set(keys)) != len(keys) or b"name" not in keys:
+        raise _bad("has a part that names its field not at all, or twice")
+    try:
+        names.extend(value.decode() for _, value in parameters)
+    except UnicodeDecodeError:
+        raise _bad("has a name that is not UTF-8") from None
+    return b"filename" in keys
+
+
+def _bad(how: str) -> UnreadableBody:
+    return UnreadableBody("BadForm", 400, f"The body {how}. Send what browsers send (RFC 7578).")
+
+
+def _rewrite(body: bytes, spans: list[tuple[int, int]], changed: Mapping[int, str]) -> bytes:
+    return splice(body, spans, {number: text.encode() for number, text in changed.items()})
