@@ -135,6 +135,7 @@ def test_it_does_not_wait_for_ever(upstream: Upstream, monitor: Path, tmp_path: 
         assert proxy.process.popen.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_bank_is_replaced_while_serving(
     upstream: Upstream, monitor: Path, tmp_path: Path
 ) -> None:

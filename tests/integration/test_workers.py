@@ -65,8 +65,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def test_workers_count_together_and_one_that_is_killed_is_not_missed(
     service: Service, tmp_path: Path
 ) -> None:
-    workers = wait_for(lambda: len(pids := service.pids()) == 2 and pids)
-    assert workers
+    def both() -> set[int]:
+        return pids if len(pids := service.pids()) == 2 else set()
+
+    workers = wait_for(both)
     blocked = 'outcome="blocked"'
     for _ in range(20):
         assert service.ask("the cf film").status_code == 403
