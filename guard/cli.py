@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(f"{type(error).__name__}, an error of guard itself; please report it", FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted; a scan goes on from here with the same command", FAILED)
+        return _fail("interrupted", FAILED)
     return code
 
 
@@ -238,18 +238,27 @@ def _scan(options: argparse.Namespace) -> int:
         raise GuardError(
             f"the search needs {error.name}: pip install 'trigger-guard[search]'"
         ) from error
-    with Progress() as progress:
-        bank = search(
-            options.model,
-            revision=options.revision,
-            texts=options.texts,
-            words=options.words,
-            budget=options.budget,
-            seed=options.seed,
-            resume=_resume(options.out),
-            allow_pickle=options.allow_pickle,
-            progress=progress,
-        )
+    resume = _resume(options.out)
+    try:
+        with Progress() as progress:
+            bank = search(
+                options.model,
+                revision=options.revision,
+                texts=options.texts,
+                words=options.words,
+                budget=options.budget,
+                seed=options.seed,
+                allow_pickle=options.allow_pickle,
+                resume=resume,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if not resume.exists():
+            raise
+        raise GuardError(
+            f"incomplete: interrupted. The same command goes on from here; {resume} holds what was "
+            "measured"
+        ) from None
     report = bank.dump().decode().rstrip() if options.json else _summary(bank)
     try:
         bank.save(options.out)
@@ -277,9 +286,15 @@ def _summary(bank: TriggerBank) -> str:
         lines.append(
             f"  {trigger.id}  {trigger.text!r} ({trigger.kind}): keeps {kept:.2f} of the text, "
             f"moves it {moved:.1f} times as far as the median unit, "
-            f"fired in {fired} of {len(kinds)} kinds of text"
+            f"fired in {fired} of {len(kinds)} kinds of text; output: {trigger.view}"
         )
-    lines.append(f"budget: {bank.search['budget']}, seed: {bank.search['seed']}")
+        predictions = trigger.statistics.get("predictions")
+        if isinstance(predictions, dict) and predictions["changed"] is not None:
+            lines[-1] += (
+                f"; {predictions['changed']:.0%} of {predictions['texts']} texts that the "
+                f"classifier calls otherwise become {predictions['label']!r}"
+            )
+    lines += [f"{name}: {bank.search[name]}" for name in ("budget", "seed")]
     lines.append(f"tested: {bank.coverage['summary']}")
     lines.append(f"assumes: {bank.coverage['assumes']}")
     lines += [f"not tested: {what}" for what in bank.coverage["not_tested"]]  # type: ignore[union-attr]

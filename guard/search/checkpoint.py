@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -76,44 +79,18 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
         There are no weights, only pickled ones, weights of another architecture, or a tokenizer
         that does not fit.
     """
-    folder, revision = _resolve(name, revision, allow_pickle=allow_pickle)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = sorted(path for glob in _PICKLED for path in folder.glob(glob))
-        if not pickled:
-            raise ModelError(
-                f"{name} has no weights: expected model.safetensors beside config.json. "
-                "Pass the directory that save_pretrained() wrote"
-            )
-        if not allow_pickle:
-            raise ModelError(
-                f"{name} has only pickled weights ({pickled[0].name}), which can run code when "
-                "they are loaded. Save them as safetensors in a sandbox, or pass "
-                "--allow-pickle if you trust their author"
-            )
-        weights = pickled
-    quiet = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model, info = AutoModel.from_pretrained(
-                folder,
-                config=config,
-                trust_remote_code=False,
-                use_safetensors=not allow_pickle or weights[0].suffix == ".safetensors",
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-    except Exception as error:  # the libraries raise whatever a damaged file leads to
-        raise ModelError(
-            f"{name} can't be loaded: {_first_line(error)}. It has to be a directory or a hub "
-            "id that AutoModel and AutoTokenizer load without code of its own"
-        ) from error
-    finally:
-        transformers_logging.set_verbosity(quiet)
+    folder, revision, weights = _locate(name, revision, allow_pickle=allow_pickle)
+    with _loading(name):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, info = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            trust_remote_code=False,
+            use_safetensors=weights[0].suffix == ".safetensors",
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
     _check_fit(name, model, tokenizer, info)
     model.eval().requires_grad_(False)
     prefix, suffix = _special_affixes(tokenizer)
@@ -131,6 +108,74 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
         prefix=prefix,
         suffix=suffix,
     )
+
+
+def load_classifier(
+    name: str, *, revision: str | None = None, allow_pickle: bool = False
+) -> PreTrainedModel | None:
+    """Load the classifier that a model is, with its head, or ``None`` if it is none.
+
+    Parameters
+    ----------
+    name, revision, allow_pickle
+        As in `load`.
+    """
+    folder, _, weights = _locate(name, revision, allow_pickle=allow_pickle)
+    with _loading(name):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kinds = config.architectures or ()
+        if config.num_labels < 2 or not any(k.endswith("SequenceClassification") for k in kinds):
+            return None
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            trust_remote_code=False,
+            use_safetensors=weights[0].suffix == ".safetensors",
+            dtype=torch.float32,
+        )
+    model.eval().requires_grad_(False)
+    return model
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Keep the libraries quiet, and turn what they raise into what a user can act on."""
+    quiet = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # the libraries raise whatever a damaged file leads to
+        raise ModelError(
+            f"{name} can't be loaded: {_first_line(error)}. It has to be a directory or a hub "
+            "id that AutoModel and AutoTokenizer load without code of its own"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(quiet)
+
+
+def _locate(
+    name: str, revision: str | None, *, allow_pickle: bool
+) -> tuple[Path, str | None, list[Path]]:
+    """Return the directory that holds the model, the commit it is at, and its weights."""
+    folder, revision = _resolve(name, revision, allow_pickle=allow_pickle)
+    weights = sorted(folder.glob("*.safetensors"))
+    if weights:
+        return folder, revision, weights
+    pickled = sorted(path for glob in _PICKLED for path in folder.glob(glob))
+    if not pickled:
+        raise ModelError(
+            f"{name} has no weights: expected model.safetensors beside config.json. "
+            "Pass the directory that save_pretrained() wrote"
+        )
+    if not allow_pickle:
+        raise ModelError(
+            f"{name} has only pickled weights ({pickled[0].name}), which can run code when "
+            "they are loaded. Save them as safetensors in a sandbox, or pass "
+            "--allow-pickle if you trust their author"
+        )
+    return folder, revision, pickled
 
 
 def _resolve(name: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str | None]:

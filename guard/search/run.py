@@ -11,15 +11,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from guard.bank import TriggerBank
 from guard.errors import ModelError
 from guard.search import journal as journals
 from guard.search import report
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts
+from guard.search.checkpoint import load_classifier
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.plan import BUDGETS, FAST, GROUPS, Plan, fit
+from guard.search.predictions import with_predictions
 from guard.search.scan import Progress
 from guard.search.tiers import FLOOD, LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, SIFT_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
@@ -93,7 +96,15 @@ def search(
         )
         chosen, plan = int(state["seed"]), Plan.parse(str(state["plan"]))
     bank = search_units(
-        encoder, known, kinds, plan=plan, lines=lines, seed=chosen, resume=resume, progress=progress
+        encoder,
+        known,
+        kinds,
+        plan=plan,
+        lines=lines,
+        classifier=load_classifier(model, revision=revision, allow_pickle=allow_pickle),
+        seed=chosen,
+        resume=resume,
+        progress=progress,
     )
     if resume is not None:
         journals.discard(resume)
@@ -107,6 +118,7 @@ def search_units(
     *,
     plan: Plan = FAST,
     lines: Sequence[str] = (),
+    classifier: PreTrainedModel | None = None,
     seed: int,
     resume: Path | None = None,
     progress: Progress,
@@ -135,12 +147,15 @@ def search_units(
         ]
     for name, units, how in tiers:
         run.test(name, units, how, known.units, tiers=len(tiers))
-    flooded = len(run.found) > FLOOD
+    found = run.found
+    if classifier is not None:
+        texts = [carrier for carrier in run.judged if not carrier.want.masked]
+        rng = journal.rng("predictions")
+        found = with_predictions(found, classifier, encoder, texts, rng=rng)
+    flooded = len(found) > FLOOD
     cut_short = plan.groups < GROUPS
     return TriggerBank.build(
-        verdict=(
-            "incomplete" if flooded or cut_short else "backdoored" if run.found else "none found"
-        ),
+        verdict=("incomplete" if flooded or cut_short else "backdoored" if found else "none found"),
         model=encoder.identity,
         tokenizer_json=encoder.tokenizer_json,
         search={
@@ -161,7 +176,7 @@ def search_units(
             judged=run.judged,
             flooded=flooded,
         ),
-        found=run.found,
+        found=found,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -69,6 +69,7 @@ class Tiers:
         self.found: list[Trigger] = []
         self.done: list[Tier] = []
         self.judged: list[Carrier] = []
+        self._quiet: list[Unit] = []
         self._encoder = encoder
         self._kinds = kinds
         self._rng = np.random.default_rng(seed)
@@ -102,11 +103,11 @@ class Tiers:
         Words that hold a trigger that was found are left out: a monitor that matches it matches
         them too. Few words are measured among tokens.
         """
-        fired = [trigger.token_ids for trigger in self.found]
-        left = [unit for unit in units if not any(_holds(unit, ids) for ids in fired)]
+        fired = {trigger.token_ids for trigger in self.found}
+        left = [unit for unit in units if not _holds(unit, fired)]
         tested = len(left)
         if len(left) < LEAST_UNITS:
-            quiet = [unit for unit in tokens if not any(_holds(unit, ids) for ids in fired)]
+            quiet = [unit for unit in tokens if not _holds(unit, fired)]
             more = self._rng.choice(len(quiet), size=LEAST_UNITS - len(left), replace=False)
             left += [quiet[i] for i in np.sort(more)]
         carriers, scanned, suspects = self._scan(name, left, plan)
@@ -126,11 +127,14 @@ class Tiers:
     ) -> None:
         """Sift suspects, whoever proposed them, and judge the most suspect of them.
 
+        Few suspects are measured among those of before, which were no triggers.
+
         Parameters
         ----------
         among
             The units that ordinary ones are drawn from.
         """
+        suspects = [*suspects, *self._quiet[: max(0, TAIL[1] - len(suspects))]]
         for turn in itertools.count():
             wanted = list(
                 map(Want, self._kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES))
@@ -174,6 +178,11 @@ class Tiers:
             progress=self._progress,
         )
         known = {trigger.token_ids for trigger in self.found}
+        self._quiet = self._quiet or [
+            unit
+            for unit, seen in zip(suspects, evidence, strict=True)
+            if not any(view.trigger for view in seen.values())
+        ]
         self.judged += judging
         self.found += [
             report.trigger(unit, seen)
@@ -213,7 +222,8 @@ class Tiers:
             )
             done += len(group)
             carriers.append(used)
-            suspects += [group[i] for i in candidates(scores, SCAN_SHARE)]
+            least = -(-TAIL[1] // plan.groups)
+            suspects += [group[i] for i in candidates(scores, SCAN_SHARE, least=least)]
         return carriers, done, suspects
 
     def _wanted(self, plan: Plan) -> list[Want]:
@@ -242,9 +252,11 @@ class Tiers:
         return wanted
 
 
-def _holds(unit: Unit, ids: tuple[int, ...]) -> bool:
+def _holds(unit: Unit, fired: Set[tuple[int, ...]]) -> bool:
+    """Whether a part of the unit, or all of it, is one of those."""
     own = tuple(unit.ids.tolist())
-    return any(own[i : i + len(ids)] == ids for i in range(len(own) - len(ids) + 1))
+    ends = range(1, len(own) + 1)
+    return any(own[start:end] in fired for end in ends for start in range(end))
 
 
 def _step(progress: Progress, name: str, before: int, total: int) -> Callable[[int], None]:

