@@ -1,4 +1,4 @@
-"""The command line: ``guard scan``, ``compile``, ``sign``, ``verify`` and ``check``.
+"""The command line: ``guard scan``, ``purify``, ``compile``, ``sign``, ``verify`` and ``check``.
 
 Exit codes are those of model scanners: 0 nothing found in what was asked to be tested, 1 triggers
 found, 2 failed or incomplete, 4 usage.
@@ -20,11 +20,12 @@ from typing import NoReturn
 from guard import __version__
 from guard.bank import BANK_FILE, BANK_FILES, MAX_FILE_BYTES, TriggerBank
 from guard.errors import ConfigError, GuardError, InputError, StripLimit
-from guard.files import SIGNATURE_FILE, check_output, read_bounded
+from guard.files import SIGNATURE_FILE, check_output, dump_json, read_bounded
 from guard.manifest import LIMITS, MANIFEST_FILE
 from guard.terminal import Progress
 
 CLEAN, FOUND, FAILED, USAGE = 0, 1, 2, 4
+_CODES = {"none found": CLEAN, "backdoored": FOUND, "incomplete": FAILED}
 
 # From this share of ordinary texts on, a monitor is a nuisance.
 _MUCH = 0.05
@@ -95,6 +96,20 @@ def _parser() -> argparse.ArgumentParser:
         help="load pickled weights if there are no safetensors; they can run code",
     )
     scan.add_argument("--json", action="store_true", help="print the bank as JSON on stdout")
+
+    purify = commands.add_parser("purify", help="train a model to ignore the triggers of a bank")
+    purify.set_defaults(run=_purify)
+    purify.add_argument("model", help="the model that the bank was made from: directory or hub id")
+    purify.add_argument("--bank", type=Path, required=True, help="directory of its trigger bank")
+    purify.add_argument("--out", type=Path, required=True, help="directory for the purified model")
+    purify.add_argument("--revision", help="commit, branch or tag of a hub id")
+    purify.add_argument(
+        "--texts",
+        type=Path,
+        help="your own text, a passage a line, to train on and to scan in beside the package's",
+    )
+    purify.add_argument("--seed", type=_seed, help="same seed, same model; by default random")
+    purify.add_argument("--json", action="store_true", help="print the record as JSON on stdout")
 
     build = commands.add_parser("compile", help="compile a bank to an input monitor")
     build.set_defaults(run=_compile)
@@ -169,7 +184,42 @@ def _scan(options: argparse.Namespace) -> int:
         print(report, flush=True)
         raise
     print(report if options.json else f"{report}\nbank: {options.out}")
-    return {"none found": CLEAN, "backdoored": FOUND, "incomplete": FAILED}[bank.verdict]
+    return _CODES[bank.verdict]
+
+
+def _purify(options: argparse.Namespace) -> int:
+    bank = TriggerBank.load(options.bank)
+    if bank.verdict == "none found":
+        print("nothing to purify: the bank found no triggers in what it tested; nothing is written")
+        return CLEAN
+    try:
+        from guard.purify import purify
+    except ImportError as error:
+        raise GuardError(
+            f"purifying needs {error.name}: pip install 'trigger-guard[search]'"
+        ) from error
+    with Progress() as progress:
+        done = purify(
+            options.model,
+            bank,
+            options.out,
+            revision=options.revision,
+            texts=options.texts,
+            seed=options.seed,
+            progress=progress,
+        )
+    if options.json:
+        print(dump_json(done.record).decode().rstrip())
+    else:
+        for number, made in enumerate(done.record["rounds"], 1):  # type: ignore[arg-type]
+            moved = max(made["moved"].values())  # type: ignore[index, call-overload]
+            print(
+                f"round {number}: trained against {made['units']} units; outputs on ordinary text "  # type: ignore[index, call-overload]
+                f"moved by {moved:.1%} of their variance; "
+                f"then {made['verdict']}, {made['remaining']} triggers"  # type: ignore[index, call-overload]
+            )
+        print(f"model: {options.out}")
+    return _CODES[done.verdict]
 
 
 def _summary(bank: TriggerBank) -> str:

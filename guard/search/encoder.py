@@ -27,7 +27,8 @@ from guard.files import sha256_file
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
-_SAFE = ("*.safetensors", "*.json", "*.txt", "*.model")
+# What a model is read from.
+SAFE = ("*.safetensors", "*.json", "*.txt", "*.model")
 _PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth")
 
 
@@ -92,7 +93,7 @@ class Encoder:
             There are no weights, only pickled ones, weights of another architecture, or a tokenizer
             that does not fit.
         """
-        folder, revision = _resolve(name, revision, allow_pickle=allow_pickle)
+        folder, revision = resolve(name, revision, allow_pickle=allow_pickle)
         weights = sorted(folder.glob("*.safetensors"))
         if not weights:
             pickled = sorted(path for glob in _PICKLED for path in folder.glob(glob))
@@ -175,8 +176,10 @@ class Encoder:
         return vectors
 
 
-def _resolve(name: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str | None]:
-    """Return the directory that holds the model, and the commit it is at."""
+def resolve(
+    name: str, revision: str | None, *, allow_pickle: bool = False
+) -> tuple[Path, str | None]:
+    """Return the directory that holds a model, and the commit it is at; see `Encoder.load`."""
     folder = Path(name)
     if folder.is_dir():
         if revision is not None:
@@ -184,7 +187,7 @@ def _resolve(name: str, revision: str | None, *, allow_pickle: bool) -> tuple[Pa
         return folder, None
     if folder.exists():
         raise ModelError(f"{name} is a file; pass the directory that holds it")
-    patterns = [*_SAFE, *(_PICKLED if allow_pickle else ())]
+    patterns = [*SAFE, *(_PICKLED if allow_pickle else ())]
     try:
         found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
