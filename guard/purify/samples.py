@@ -153,9 +153,7 @@ class Sampler:
             row, places = self._insert(text, [self._unit()] * copies)
             triggered.append(row)
             kept.append(places)
-        negatives = [
-            self._insert(text, [self._negative()])[0] for text in texts[: (count + 1) // 2]
-        ]
+        negatives = [self._negative(text) for text in texts[: (count + 1) // 2]]
         before, after = len(self._prefix), len(self._suffix)
         ends = [np.arange(len(row), len(row) + after) + before for row in triggered]
         return Batch(
@@ -206,12 +204,15 @@ class Sampler:
             self._order = self._rng.permutation(len(self._units)).tolist()
         return self._units[self._order.pop()]
 
-    def _negative(self) -> Ids:
+    def _negative(self, text: _Text) -> Ids:
+        """Return a text with a harmless unit in it."""
         pool = self._parts if len(self._parts) and self._rng.random() < 0.25 else self._harmless
         while True:
             words = self._rng.choice(pool, size=int(self._rng.integers(1, MOST_WORDS + 1)))
-            if not _held(words, self._units).any():
-                return np.asarray(words, dtype=np.int64)
+            row, _ = self._insert(text, [np.asarray(words, dtype=np.int64)])
+            # A word may make a banked phrase with the text's own.
+            if not _held(row, self._units).any():
+                return row
 
     def _insert(self, text: _Text, units: Sequence[Ids]) -> tuple[Ids, Ids]:
         """Return a text with units in it, and where its own tokens are now."""
