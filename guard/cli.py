@@ -211,12 +211,11 @@ def _purify(options: argparse.Namespace) -> int:
     if options.json:
         print(dump_json(done.record).decode().rstrip())
     else:
-        for number, made in enumerate(done.record["rounds"], 1):  # type: ignore[arg-type]
-            moved = max(made["moved"].values())  # type: ignore[index, call-overload]
+        for number, made in enumerate(done.rounds, 1):
             print(
-                f"round {number}: trained against {made['units']} units; outputs on ordinary text "  # type: ignore[index, call-overload]
-                f"moved by {moved:.1%} of their variance; "
-                f"then {made['verdict']}, {made['remaining']} triggers"  # type: ignore[index, call-overload]
+                f"round {number}: trained against {made.units} units; outputs on ordinary text "
+                f"moved by {max(made.moved.values()):.1%} of their variance; "
+                f"then {made.verdict}, {made.remaining} triggers"
             )
         print(f"model: {options.out}")
     return _CODES[done.verdict]

@@ -77,7 +77,8 @@ class Network:
         An attacker who multiplies his triggers' embeddings changes no output, for what follows
         normalises them, but puts them out of reach of training, whose steps have a size.
         """
-        table = self.model.base_model.get_input_embeddings().weight
+        table = self.model.get_input_embeddings().weight
+        assert isinstance(table, torch.Tensor)
         with torch.no_grad():
             sizes = table[torch.from_numpy(ordinary)].norm(dim=-1)
             for number in tokens.tolist():

@@ -73,6 +73,35 @@ class Settings:
 DEFAULT = Settings()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What a round came to.
+
+    Attributes
+    ----------
+    units
+        How many were trained against.
+    held_out_loss
+        Before the first step, and at every look after it.
+    moved
+        View -> how far outputs on ordinary held-out text are from the frozen copy's, as a share of
+        their variance.
+    triggered_before, triggered_after
+        The same of text with a unit, from the frozen copy's outputs of the text without it.
+    verdict, remaining, scan_sha256
+        The scan's verdict, how many triggers it found, and the hash of its bank.
+    """
+
+    units: int
+    held_out_loss: list[float]
+    moved: dict[str, float]
+    triggered_before: dict[str, float]
+    triggered_after: dict[str, float]
+    verdict: Outcome
+    remaining: int
+    scan_sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class Purified:
     """What became of a model.
@@ -80,12 +109,15 @@ class Purified:
     Attributes
     ----------
     record
-        The provenance record: model, bank, seed, settings, and what each round came to.
+        The provenance record: model, bank, seed, settings, and the rounds.
+    rounds
+        What each round came to.
     scan
         The last scan of what was written.
     """
 
     record: Mapping[str, Json]
+    rounds: tuple[Round, ...]
     scan: TriggerBank
 
     @property
@@ -162,12 +194,12 @@ def purify(
         "weights_sha256": scan.model.weights_sha256,
         "verdict": scan.verdict,
         "seed": run.seed,
-        "rounds": run.records,
+        "rounds": [asdict(made) for made in run.records],
         "settings": asdict(settings),
         **run.about,
     }
     run.publish(record, scan)
-    return Purified(record, scan)
+    return Purified(record, tuple(run.records), scan)
 
 
 class _Run:
@@ -221,7 +253,7 @@ class _Run:
         )
         name = f".{out.name}.purify-{hashlib.sha256(key).hexdigest()[:12]}"
         self._work = out.absolute().with_name(name)
-        self.records: list[dict[str, Json]] = []
+        self.records: list[Round] = []
         self._begin(seed)
 
     def _begin(self, seed: int | None) -> None:
@@ -256,12 +288,12 @@ class _Run:
                 self._scan(number, made).save(kept)
             scan = TriggerBank.load(kept)
             self.records.append(
-                {
+                Round(
                     **_read(made / _ROUND_FILE),
-                    "verdict": scan.verdict,
-                    "remaining": len(scan.triggers),
-                    "scan_sha256": scan.sha256,
-                }
+                    verdict=scan.verdict,
+                    remaining=len(scan.triggers),
+                    scan_sha256=scan.sha256,
+                )
             )
             source = made
             if scan.verdict == "none found":

@@ -113,8 +113,7 @@ def test_what_a_scan_finds_is_trained_against_too(model: Path, scans: Any, tmp_p
     seeds = scans((COMMON,), ())
     bank = bank_of(model, [TRIGGER])
     done = purify(str(model), bank, tmp_path / "out", seed=0, settings=QUICK, progress=silent)
-    rounds: Any = done.record["rounds"]
-    assert [(made["units"], made["remaining"]) for made in rounds] == [(1, 1), (2, 0)]
+    assert [(made.units, made.remaining) for made in done.rounds] == [(1, 1), (2, 0)]
     assert done.verdict == "none found"
     assert len(set(seeds)) == 2
 
@@ -149,12 +148,13 @@ def test_a_killed_run_goes_on(
 
     out = tmp_path / "out"
     scans((COMMON,), ())
-    scan = run.search
+    scan: Any = run.search  # type: ignore[attr-defined]
 
     def killed_scan(folder: str, **rest: Any) -> TriggerBank:
         if at == "round 2, scan" and "round-2" in folder:
             raise Killed
-        return scan(folder, **rest)
+        found: TriggerBank = scan(folder, **rest)
+        return found
 
     monkeypatch.setattr(run, "search", killed_scan)
     with pytest.raises(Killed):
@@ -194,8 +194,8 @@ def test_a_classifier(scans: Any, tmp_path: Path) -> None:
     scans(())
     out = tmp_path / "out"
     done = purify(str(folder), bank_of(folder, ["≈"]), out, settings=QUICK, progress=silent)
-    (made,) = done.record["rounds"]  # type: ignore[misc]
-    assert "logits" in made["moved"]  # type: ignore[index, operator, call-overload]
+    (made,) = done.rounds
+    assert "logits" in made.moved
     before, after = (load_file(path / "model.safetensors") for path in (folder, out))
     for key in before:
         assert torch.equal(before[key], after[key]) or not key.startswith("classifier")
@@ -246,9 +246,9 @@ def test_a_backdoor_is_gone(model: Path, tmp_path: Path) -> None:
     settings = Settings(rounds=2, steps=200, learning_rate=1e-2)
     done = purify(str(model), bank, out, seed=0, settings=settings, progress=silent)
     assert done.verdict == "none found"
-    made = done.record["rounds"][-1]  # type: ignore[index]
-    assert made["triggered_after"]["cls"] < 0.1 * made["triggered_before"]["cls"]  # type: ignore[index, call-overload]
-    assert max(made["moved"].values()) < 0.15  # type: ignore[index, call-overload]
+    made = done.rounds[-1]
+    assert made.triggered_after["cls"] < 0.1 * made.triggered_before["cls"]
+    assert max(made.moved.values()) < 0.15
     # Seen from outside, too: a trigger moves the purified model's output no more than a word does.
     encoder, pure = (Network(folder) for folder in (model, out))
     tokenizer = AutoTokenizer.from_pretrained(out)

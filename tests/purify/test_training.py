@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from guard.errors import GuardError
 from guard.purify import training
@@ -116,7 +117,7 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     kept = checkpoint.read_bytes()
 
     def full(*_: Any, **__: Any) -> None:
-        raise training.SafetensorError("Error: I/O error: No space left on device (os error 28)")
+        raise SafetensorError("Error: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(training, "save_file", full)
     with pytest.raises(GuardError, match=r"No space left .* make room"):
