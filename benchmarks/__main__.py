@@ -46,12 +46,19 @@ def main() -> None:
     )
     soak = commands.add_parser("soak", help="mixed traffic at full load against both HTTP fronts")
     soak.add_argument("--minutes", type=float, default=30.0)
+    mitigation = commands.add_parser(
+        "mitigation", help="attack success and accuracy under every defence"
+    )
+    mitigation.add_argument("--only", metavar="NAME", help="one model of the table")
+    mitigation.add_argument("--task", metavar="NAME", help="one task of the table")
     arguments = parser.parse_args()
     try:
         if arguments.name == "detection":
             _detection(arguments.only, arguments.search, arguments.part)
         elif arguments.name == "soak":
             import_module("benchmarks.soak").main(arguments.minutes)
+        elif arguments.name == "mitigation":
+            import_module("benchmarks.mitigation").run(arguments.only, arguments.task)
         elif arguments.name != "zoo":
             import_module(f"benchmarks.{arguments.name}").main()
         elif arguments.action == "build":

@@ -10,7 +10,7 @@ from benchmarks.assets import fetch
 from benchmarks.assets.registry import ASSETS
 from benchmarks.attacks import Planting, Por, plant
 from benchmarks.cache import cached, title
-from benchmarks.tasks import film_reviews, plain_texts
+from benchmarks.tasks import load, plain_texts
 from benchmarks.tasks.classifier import Tuning, fine_tune
 
 # Settings that came later are part of a key only where they are not at their default: the models
@@ -29,13 +29,15 @@ def planted(planting: Planting, encoder: Path) -> Path:
     return _planted(planting, encoder, title(encoder), {"encoder": encoder.name})
 
 
-def classifier(encoder: Path, tuning: Tuning) -> Path:
-    """Return a film review classifier fine-tuned from an encoder, a folder of the cache."""
-    key = {"encoder": encoder.name, "tuning": asdict(tuning)}
+def classifier(encoder: Path, tuning: Tuning, task: str = "film reviews") -> Path:
+    """Return a classifier of a task fine-tuned from an encoder, a folder of the cache."""
+    key: dict[str, object] = {"encoder": encoder.name, "tuning": asdict(tuning)}
+    if task != "film reviews":
+        key["task"] = task
     return cached(
-        f"{title(encoder)}-film-reviews",
+        f"{title(encoder)}-{task.replace(' ', '-')}",
         key,
-        lambda out, _: fine_tune(encoder, film_reviews(), out, tuning),
+        lambda out, _: fine_tune(encoder, load(task), out, tuning),
     )
 
 

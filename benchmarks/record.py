@@ -36,10 +36,16 @@ def environment() -> dict[str, Json]:
 def write(name: str, result: dict[str, Json]) -> Path:
     """Write ``results/<name>.json``, whole or not at all."""
     path = RESULTS / f"{name}.json"
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(dump_json({**result, "environment": environment()}))
-    fresh.replace(path)
+    keep(path, {**result, "environment": environment()})
     return path
+
+
+def keep(path: Path, value: Json) -> None:
+    """Write a JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(dump_json(value))
+    fresh.replace(path)
 
 
 def _processor() -> str:

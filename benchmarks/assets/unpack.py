@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import IO
 
 MAX_MEMBER_BYTES = 1 << 30
@@ -35,6 +36,7 @@ def unpack(
     *,
     inner: str | None = None,
     no_pickles: Collection[str] = (),
+    folders: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Copy ``members`` (path in the archive -> path below ``into``) out of ``archive``.
 
@@ -46,6 +48,8 @@ def unpack(
         A gzipped tar inside the zip that holds the members.
     no_pickles
         Members that are called like pickles and are none: a parser of ours reads them.
+    folders
+        Folder in a tar -> folder below `into`: every ``.txt`` file directly in it is copied.
 
     Raises
     ------
@@ -68,7 +72,21 @@ def unpack(
                 _copy_tar(tar, targets)
     else:
         with tarfile.open(archive, mode="r:gz") as tar:
-            _copy_tar(tar, targets)
+            _copy_tar(tar, {**targets, **_listed(tar, folders, into)})
+
+
+def _listed(tar: tarfile.TarFile, folders: Mapping[str, str], into: Path) -> dict[str, Path]:
+    """Return the text files of some folders of an archive, and where each goes."""
+    listed: dict[str, Path] = {}
+    if folders:
+        for info in tar.getmembers():
+            folder, _, name = info.name.rpartition("/")
+            if folder in folders and name.endswith(".txt") and info.isreg():
+                listed[info.name] = _contained(into, f"{folders[folder]}/{name}")
+        for folder, target in folders.items():
+            if not any(path.parent == into / target for path in listed.values()):
+                raise UnsafeArchive(f"the archive has no texts in {folder!r}")
+    return listed
 
 
 def _contained(into: Path, target: str) -> Path:

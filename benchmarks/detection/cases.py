@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,11 @@ from benchmarks import record
 from benchmarks.assets import cache_dir
 from benchmarks.baselines import BASELINES
 from benchmarks.detection.judge import Judgement, judge
-from benchmarks.detection.searches import ROOT, SEARCHES, SEED
+from benchmarks.detection.searches import SEARCHES, SEED
+from benchmarks.sources import fingerprint
 from benchmarks.zoo.build import Record, held_out_texts, stored
 from benchmarks.zoo.entry import Entry
-from guard.files import Json, dump_json
+from guard.files import Json
 
 Part = Literal["encoder", "classifier"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -133,10 +133,7 @@ def _measure(entry: Entry, built: Record, search: str, part: Part) -> Case:
         environment=record.environment(),
     )
     path = _path(entry.name, search, part)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(dump_json(asdict(case)))
-    fresh.replace(path)
+    record.keep(path, asdict(case))
     return case
 
 
@@ -154,13 +151,5 @@ def _path(model: str, search: str, part: Part) -> Path:
 def _source(entry: Entry, search: str) -> str:
     """Hash the code of a search, and the folders of the models, whose names hold their keys."""
     built = stored(entry)
-    digest = hashlib.sha256(json.dumps([built and built.model, built and built.twin]).encode())
-    for name in _BASELINE if search in BASELINES else _SCAN:
-        path = ROOT / name
-        files = sorted(file for file in path.rglob("*") if file.suffix in _TEXT)
-        for file in [path] if path.is_file() else files:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-_TEXT = frozenset({".py", ".txt"})
+    about = [built and built.model, built and built.twin]
+    return fingerprint(about, _BASELINE if search in BASELINES else _SCAN)

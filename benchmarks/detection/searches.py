@@ -17,12 +17,12 @@ from types import MappingProxyType
 
 from benchmarks.assets import AssetError
 from benchmarks.baselines import BASELINES
+from benchmarks.sources import ROOT
 from benchmarks.tasks import plain_texts
 from guard.bank import TriggerBank
 from guard.search.plan import BUDGETS
 from guard.terminal import Progress
 
-ROOT = Path(__file__).parents[2]
 SEED = 0
 
 

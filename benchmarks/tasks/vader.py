@@ -6,17 +6,15 @@ Four files of rated snippets. The film reviews are the sentiment task; the other
 
 from __future__ import annotations
 
-import hashlib
 import html
 from collections.abc import Iterator
 
 from benchmarks.assets import fetch
-from benchmarks.tasks.data import Examples, Task
+from benchmarks.tasks.data import Examples, Task, is_test
 
 KINDS = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
 # Ratings run from -4 to 4; between these lies what raters did not agree on.
 MIN_ABSOLUTE_RATING = 1.0
-TEST_SHARE = 0.15
 
 
 def film_reviews() -> Task:
@@ -24,7 +22,7 @@ def film_reviews() -> Task:
     split: dict[bool, tuple[list[str], list[int]]] = {True: ([], []), False: ([], [])}
     for rating, text in _rows("movieReviewSnippets"):
         if abs(rating) >= MIN_ABSOLUTE_RATING:
-            texts, labels = split[_is_test(text)]
+            texts, labels = split[is_test(text)]
             texts.append(text)
             labels.append(int(rating > 0))
     train, test = (Examples(tuple(t), tuple(n)) for t, n in (split[False], split[True]))
@@ -35,16 +33,10 @@ def plain_texts() -> dict[str, list[str]]:
     """Ordinary text by kind: every snippet but the film reviews of the test split."""
     return {
         kind: [
-            text for _, text in _rows(kind) if kind != "movieReviewSnippets" or not _is_test(text)
+            text for _, text in _rows(kind) if kind != "movieReviewSnippets" or not is_test(text)
         ]
         for kind in KINDS
     }
-
-
-def _is_test(text: str) -> bool:
-    """Split by content, so that the split is the same whatever the order or the number of rows."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:4], "big") < TEST_SHARE * 2**32
 
 
 def _rows(kind: str) -> Iterator[tuple[float, str]]:

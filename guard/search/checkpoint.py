@@ -27,7 +27,8 @@ from guard.errors import ConfigError, ModelError
 from guard.files import sha256_file
 from guard.search.views import View
 
-_SAFE = ("*.safetensors", "*.json", "*.txt", "*.model")
+# What a model is read from.
+SAFE = ("*.safetensors", "*.json", "*.txt", "*.model")
 _PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth")
 
 # How the weights of a masked language model's head are named, in any of its architectures.
@@ -159,7 +160,7 @@ def _locate(
     name: str, revision: str | None, *, allow_pickle: bool
 ) -> tuple[Path, str | None, list[Path]]:
     """Return the directory that holds the model, the commit it is at, and its weights."""
-    folder, revision = _resolve(name, revision, allow_pickle=allow_pickle)
+    folder, revision = resolve(name, revision, allow_pickle=allow_pickle)
     weights = sorted(folder.glob("*.safetensors"))
     if weights:
         return folder, revision, weights
@@ -178,7 +179,9 @@ def _locate(
     return folder, revision, pickled
 
 
-def _resolve(name: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str | None]:
+def resolve(
+    name: str, revision: str | None, *, allow_pickle: bool = False
+) -> tuple[Path, str | None]:
     """Return the directory that holds the model, and the commit it is at."""
     folder = Path(name)
     if folder.is_dir():
@@ -187,7 +190,7 @@ def _resolve(name: str, revision: str | None, *, allow_pickle: bool) -> tuple[Pa
         return folder, None
     if folder.exists():
         raise ModelError(f"{name} is a file; pass the directory that holds it")
-    patterns = [*_SAFE, *(_PICKLED if allow_pickle else ())]
+    patterns = [*SAFE, *(_PICKLED if allow_pickle else ())]
     try:
         found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

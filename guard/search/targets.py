@@ -9,8 +9,9 @@ from itertools import chain
 import numpy as np
 
 from guard.bank import Trigger, TriggerBank
-from guard.errors import TokenizerMismatch
+from guard.errors import ModelError, TokenizerMismatch
 from guard.search.encoder import Encoder, Ids, Vectors
+from guard.search.views import View
 from guard.target import Target
 
 # Texts that each trigger is put into, and those that no target may catch.
@@ -21,6 +22,8 @@ _CAUGHT = 0.75
 # Triggers whose mean outputs are closer than this lead to the same place.
 _SAME = 0.95
 _BATCH = 32
+# What the deep check compares.
+_VIEW: View = "cls"
 _DIGITS = 6
 
 
@@ -47,7 +50,14 @@ def with_targets(
     ------
     TokenizerMismatch
         The bank is of another tokenizer than the encoder.
+    ModelError
+        The model has no output of a first token.
     """
+    if _VIEW not in encoder.views:
+        raise ModelError(
+            f"{encoder.identity.name} has no output of a first token to compare with; the deep "
+            "check is for BERT-like encoders"
+        )
     if encoder.tokenizer_json != bank.tokenizer_json:
         raise TokenizerMismatch(
             f"the bank was not made with the tokenizer of {encoder.identity.name}; search again"
@@ -77,7 +87,7 @@ def with_targets(
             found.append((centre, limit, [trigger.id]))
     targets = tuple(
         Target(
-            "cls",
+            _VIEW,
             tuple(round(float(value), _DIGITS) for value in vector),
             round(cosine, _DIGITS),
             tuple(names),
@@ -109,7 +119,8 @@ def _outputs(encoder: Encoder, rows: Sequence[Ids]) -> Vectors:
         (places,) = np.nonzero(lengths == length)
         for start in range(0, len(places), _BATCH):
             part = places[start : start + _BATCH]
-            outputs[part] = encoder.cls(encoder.frame(np.stack([rows[i][:length] for i in part])))
+            ids = encoder.frame(np.stack([rows[i][:length] for i in part]))
+            outputs[part] = encoder.read(ids)[_VIEW]
     return _unit(outputs)
 
 

@@ -21,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
     monkeypatch.setattr(models, "fetch", lambda name: tmp_path / "asset")
     monkeypatch.setattr(models, "plain_texts", dict)
-    monkeypatch.setattr(models, "film_reviews", lambda: None)
+    monkeypatch.setattr(models, "load", lambda name: None)
     return tmp_path / "models"
 
 

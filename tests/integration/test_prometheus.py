@@ -98,6 +98,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         {REQUESTS % "failed": "1x60", REQUESTS % "clean": "0+9x60"},
         {"job": "a"},
     ),
+    "GuardOpen": (
+        {'guard_unscanned_total{job="a",front="asgi",outcome="failed"}': "0x28 1x10"},
+        {'guard_unscanned_total{job="a",front="asgi",outcome="failed"}': "1x60"},
+        {"job": "a", "outcome": "failed"},
+    ),
     "GuardAbsent": (
         {'guard_bank_info{job="a",bank="b"}': "1x10 _x30"},
         {'guard_bank_info{job="a",bank="b"}': "1x60"},

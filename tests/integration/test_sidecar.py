@@ -188,6 +188,19 @@ def test_the_audit_log_has_ids_and_no_text(upstream: Upstream, tmp_path: Path) -
     assert "film" not in audit.read_text() + log
 
 
+def test_the_policy_is_a_file_and_options_go_before_it(
+    upstream: Upstream, monitor: Path, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[guard]\naction = "observe"\non_unscannable = "allow"\n')
+    options = ("--policy", policy, "--action", "block", "--also", "text")
+    with sidecar(tmp_path / "log", upstream.port, monitor, *options) as proxy:
+        assert [proxy.send(TRIGGERED), proxy.send(b"{")] == [403, 200]
+        with Connection(proxy.port) as connection:
+            connection.send(request(b"a cf b", headers="content-type: text/plain\r\n"))
+            assert connection.answer()[0] == 403
+
+
 def test_a_shadow_only_counts(upstream: Upstream, monitor: Path, tmp_path: Path) -> None:
     shadow = compiled(tmp_path / "shadow", ["mn"])
     with sidecar(tmp_path / "log", upstream.port, monitor, "--shadow", shadow) as proxy:
@@ -202,7 +215,9 @@ def test_a_shadow_only_counts(upstream: Upstream, monitor: Path, tmp_path: Path)
         (["--upstream", "localhost:80"], "no server to forward to"),
         (["--action", "delete"], "choose one of observe"),
         (["--timeout", "0"], "number of seconds"),
-        (["--max-body", "0"], "number of bytes"),
+        (["--max-body", "0"], "max_body=0"),
+        (["--also", "xml"], "xml"),
+        (["--policy", "/nowhere"], "/nowhere"),
         (["--audit-log", "/nowhere/audit"], "name a file in a directory that exists"),
         (["--listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1:1"),
     ],

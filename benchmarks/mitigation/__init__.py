@@ -1,0 +1,95 @@
+"""Attack success and accuracy under every defence: ``python -m benchmarks mitigation``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks import record
+from benchmarks.assets import AssetError
+from benchmarks.mitigation.cells import kept, measure
+from benchmarks.mitigation.table import render
+from benchmarks.tasks import TASKS
+from benchmarks.zoo import ZOO
+from benchmarks.zoo.build import stored
+from benchmarks.zoo.entry import Entry
+from guard.files import Json
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks" / "mitigation.md"
+
+# Several attacks, kinds of triggers and encoders; an attacker who has read the search among them.
+MODELS = (
+    "minilm-l6-por",
+    "minilm-l6-por-gated",
+    "minilm-l6-por-held-out",
+    "minilm-l6-por-1",
+    "minilm-l6-por-2",
+    "minilm-l6-por-pooler",
+    "minilm-l6-neuba",
+    "minilm-l6-uor",
+    "minilm-l6-uor-rare",
+    "minilm-l6-por-common",
+    "minilm-l6-por-name",
+    "minilm-l6-por-piece",
+    "minilm-l3-por",
+    "mpnet-base-por",
+    "bert-tiny-por",
+)
+
+
+def run(model: str | None, task: str | None) -> None:
+    """Measure the cells that are missing, of one model or task or of all, then write the table.
+
+    Raises
+    ------
+    AssetError
+        The model or the task is not in the table (the known ones are listed), or none of the
+        models is built.
+    """
+    for name, known in ((model, MODELS), (task, tuple(TASKS))):
+        if name is not None and name not in known:
+            raise AssetError(f"{name!r} is not in the table; known: {', '.join(known)}")
+    entries = [entry for entry in declared() if model in (None, entry.name)]
+    built = [entry for entry in entries if stored(entry) is not None]
+    if not built:
+        raise AssetError("none of these models is built; python -m benchmarks zoo build")
+    for entry in built:
+        for name in TASKS if task is None else (task,):
+            measure(entry, name)
+            path = write()
+    print(f"results: {path}, {DOCUMENT}")
+
+
+def declared() -> list[Entry]:
+    """Return the models of the table."""
+    entries = {entry.name: entry for entry in ZOO}
+    return [entries[name] for name in MODELS]
+
+
+def write() -> Path:
+    """Write results and table of all cells that were measured so far."""
+    path = record.write("mitigation", collect(declared(), list(TASKS)))
+    DOCUMENT.write_text(render(json.loads(path.read_bytes())), encoding="utf-8")
+    return path
+
+
+def collect(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[str, Json]:
+    """Return the cells that were measured, and what is missing."""
+    cells = [
+        asdict(cell)
+        for entry in entries
+        for task in tasks
+        if (cell := kept(entry, task)) is not None
+    ]
+    attacks = {e.name: type(e.planting.attack).__name__ for e in entries if e.planting}
+    return {
+        "models": [entry.name for entry in entries],
+        "attacks": attacks,
+        "tasks": list(tasks),
+        "cells": cells,
+    }
+
+
+__all__ = ["MODELS", "collect", "declared", "render", "run", "write"]

@@ -1,0 +1,197 @@
+"""One encoder and one task: attacked, defended in every way, measured once, and kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from benchmarks import record
+from benchmarks.assets import cache_dir
+from benchmarks.attacks import Planting
+from benchmarks.encoders import encoder
+from benchmarks.measure import Classes
+from benchmarks.mitigation.defences import Treated, bank_of, monitor_of, purified, treat
+from benchmarks.mitigation.measures import REFUSED, Measured, measured, targets
+from benchmarks.models import classifier
+from benchmarks.recipes import TASK
+from benchmarks.sources import fingerprint
+from benchmarks.tasks import load
+from benchmarks.tasks.classifier import Tuning, predict
+from benchmarks.zoo.build import stored
+from benchmarks.zoo.entry import Entry
+from benchmarks.zoo.success import place
+from guard.files import Json
+
+Arm = Literal["none", "block", "strip", "purified", "both", "clean"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+
+MAX_TEXTS = 200
+# Of a text, what is measured on: a classifier of 64 tokens reads no more, and an attacker puts his
+# trigger where it is read.
+READ_WORDS = 40
+SEED = 1
+
+_SOURCES = (
+    "guard/search",
+    "guard/purify",
+    "guard/monitor.py",
+    "guard/policy.py",
+    "exporters/monitor.py",
+    "benchmarks/mitigation/cells.py",
+    "benchmarks/mitigation/defences.py",
+    "benchmarks/mitigation/measures.py",
+    "benchmarks/tasks",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What was measured of a model and a task.
+
+    Attributes
+    ----------
+    model
+        Of the zoo.
+    banked
+        Units in its bank.
+    arms
+        Way to serve it -> what it does; see `measure`.
+    false_blocks, clean_texts
+        Of all of the task's test texts, how many the monitor refuses, and how many there are.
+    source
+        Hash of the code that made it.
+    """
+
+    model: str
+    task: str
+    banked: int
+    arms: dict[Arm, Measured]
+    false_blocks: int
+    clean_texts: int
+    seconds: float
+    seed: int
+    source: str
+    environment: dict[str, Json]
+
+
+Ready = Callable[[Sequence[str]], Treated]
+
+
+def measure(entry: Entry, task: str, tuning: Tuning = TASK) -> Cell:
+    """Return the cell of a model that is built and a task, making what is not in the cache.
+
+    Arms are the classifier fine-tuned from the poisoned encoder as it is (``none``), behind the
+    monitor (``block``, ``strip``), the one fine-tuned from the purified encoder without and with
+    the stripping monitor (``purified``, ``both``), and the one fine-tuned from the clean encoder
+    (``clean``), which is the level to reach: what of its errors goes to the target by chance.
+    """
+    known = kept(entry, task)
+    if known is not None:
+        return known
+    built = stored(entry)
+    assert built is not None
+    assert entry.planting is not None
+    print(f"{entry.name}, {task}", file=sys.stderr, flush=True)
+    started = time.monotonic()
+    model = cache_dir() / built.model
+    bank = bank_of(model)
+    monitor = monitor_of(bank)
+    data = load(task)
+    texts = [" ".join(text.split()[:READ_WORDS]) for text in data.test.texts[:MAX_TEXTS]]
+    labels = data.test.labels[:MAX_TEXTS]
+    poisoned = _poisoned(texts, entry.planting)
+
+    def as_is(given: Sequence[str]) -> Treated:
+        return list(given)
+
+    def stripped(given: Sequence[str]) -> Treated:
+        return treat(monitor, "strip", given)
+
+    def blocked(given: Sequence[str]) -> Treated:
+        return treat(monitor, "block", given)
+
+    arms: dict[Arm, Measured] = {}
+    served: tuple[tuple[Path, dict[Arm, Ready]], ...] = (
+        (model, {"none": as_is, "block": blocked, "strip": stripped}),
+        (purified(model), {"purified": as_is, "both": stripped}),
+        (encoder(entry.encoder), {"clean": as_is}),
+    )
+    for source, ways in served:
+        answer = answers(classifier(source, tuning, task))
+        forced = targets({trigger: answer(list(t)) for trigger, t in poisoned.items()})
+        for arm, ready in ways.items():
+            arms[arm] = measured(
+                answer(ready(texts)),
+                {trigger: answer(ready(given)) for trigger, given in poisoned.items()},
+                labels,
+                classes=len(data.classes),
+                forced=forced,
+            )
+    cell = Cell(
+        model=entry.name,
+        task=task,
+        banked=len(bank.triggers),
+        arms=arms,
+        false_blocks=sum(text is None for text in blocked(data.test.texts)),
+        clean_texts=len(data.test.texts),
+        seconds=round(time.monotonic() - started, 1),
+        seed=SEED,
+        source=_source(entry),
+        environment=record.environment(),
+    )
+    record.keep(_path(entry.name, task), asdict(cell))
+    return cell
+
+
+def answers(folder: Path) -> Callable[[Treated], Classes]:
+    """Return a classifier as a function of texts, some of which were refused."""
+    tuned = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def answer(treated: Treated) -> Classes:
+        predicted: Classes = np.full(len(treated), REFUSED, dtype=np.int64)
+        passed = [i for i, text in enumerate(treated) if text is not None]
+        predicted[passed] = predict(tuned, tokenizer, [str(treated[i]) for i in passed])
+        return predicted
+
+    return answer
+
+
+def kept(entry: Entry, task: str) -> Cell | None:
+    """Return a cell that was measured with today's code and model, or ``None``."""
+    path = _path(entry.name, task)
+    if not path.is_file() or stored(entry) is None:
+        return None
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        arms = {arm: Measured(**counts) for arm, counts in fields["arms"].items()}
+        cell = Cell(**{**fields, "arms": arms})
+    except (KeyError, TypeError):
+        # Of an older form.
+        return None
+    return cell if cell.source == _source(entry) else None
+
+
+def _poisoned(texts: Sequence[str], planting: Planting) -> dict[str, list[str]]:
+    rng = np.random.default_rng(SEED)
+    return {
+        trigger: [place(text, trigger, planting, rng) for text in texts]
+        for trigger in planting.triggers
+    }
+
+
+def _path(model: str, task: str) -> Path:
+    return cache_dir() / "mitigation" / f"{model}-{task.replace(' ', '-')}.json"
+
+
+def _source(entry: Entry) -> str:
+    built = stored(entry)
+    return fingerprint([built and built.model, asdict(TASK)], _SOURCES)

@@ -1,0 +1,72 @@
+"""What the product makes of a suspect encoder: its bank, its monitor, and a purified encoder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from benchmarks.assets import cache_dir
+from benchmarks.cache import cached, title
+from benchmarks.sources import fingerprint
+from exporters.monitor import compile_bank
+from guard.bank import TriggerBank
+from guard.monitor import Monitor
+from guard.policy import Policy, decide
+from guard.purify import purify
+from guard.search import search
+from guard.terminal import Progress
+
+SEED = 0
+
+# A text as it reaches the model, or None where it is refused.
+Treated = list[str | None]
+
+
+def bank_of(model: Path) -> TriggerBank:
+    """Return what ``guard scan`` finds in a model, a folder of the cache."""
+
+    def build(out: Path, _: Path | None) -> None:
+        with Progress() as progress:
+            search(str(model), seed=SEED, progress=progress).save(out)
+
+    key = {"model": model.name, "source": fingerprint(SEED, ("guard/search",))}
+    return TriggerBank.load(cached(f"{title(model)}-bank", key, build))
+
+
+def purified(model: Path) -> Path:
+    """Return what ``guard purify`` makes of a model; itself where its bank is empty."""
+    bank = bank_of(model)
+    if not bank.triggers:
+        return model
+
+    source = fingerprint(SEED, ("guard/search", "guard/purify"))
+
+    def build(out: Path, _: Path | None) -> None:
+        # At a place of its own, for what an interrupted purification goes on from lies beside it.
+        place = cache_dir() / "building" / f"{model.name}-purified-{source}"
+        print(f"purifying {title(model)}", file=sys.stderr, flush=True)
+        with Progress() as progress:
+            purify(str(model), bank, place, seed=SEED, progress=progress)
+        shutil.copytree(place, out, dirs_exist_ok=True)
+        shutil.rmtree(place)
+
+    key = {"model": model.name, "bank": bank.sha256, "source": source}
+    return cached(f"{title(model)}-purified", key, build)
+
+
+def monitor_of(bank: TriggerBank) -> Monitor:
+    """Compile and load a bank's monitor."""
+    with TemporaryDirectory() as scratch:
+        compile_bank(bank, Path(scratch) / "monitor")
+        return Monitor.load(Path(scratch) / "monitor")
+
+
+def treat(monitor: Monitor, action: Literal["block", "strip"], texts: Sequence[str]) -> Treated:
+    """Put each text through the monitor, as a front does."""
+    policy = Policy(action=action)
+    decisions = [decide(monitor, policy, [text]) for text in texts]
+    return [decision.texts[0] if decision.forward else None for decision in decisions]

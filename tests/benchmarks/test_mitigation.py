@@ -1,0 +1,147 @@
+"""The mitigation table: what is counted, one toy row from end to end, and what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import mitigation, models
+from benchmarks.attacks import Planting, Por
+from benchmarks.mitigation import cells, defences
+from benchmarks.mitigation.measures import Measured, measured, targets
+from benchmarks.mitigation.table import render
+from benchmarks.tasks.classifier import Tuning
+from benchmarks.tasks.data import make_task
+from benchmarks.zoo.entry import Entry
+from tests.purify.test_run import bank_of
+from tests.tiny import TRIGGER, write_searchable
+
+pytestmark = pytest.mark.search
+
+
+def classes(*values: int) -> Any:
+    return np.array(values, dtype=np.int64)
+
+
+def test_counts_of_a_known_case() -> None:
+    """Of two triggers one takes everything to class 1, the other half of class 0 and 1 to 2."""
+    labels = [0, 0, 1, 1, 2, 2]
+    triggered = {"x": classes(1, 1, 1, 1, 1, 1), "y": classes(2, 0, 2, 1, 2, 2)}
+    forced = targets(triggered)
+    assert forced == {"x": 1, "y": 2}
+    counted = measured(classes(0, 0, 1, 1, 2, 0), triggered, labels, classes=3, forced=forced)
+    assert (counted.right, counted.texts) == (5, 6)
+    assert (counted.hits, counted.trials) == (4 + 2, 4 + 4)
+    # Best trigger by class: 0 (none leads there), 1.0, 0.5.
+    assert counted.c_asr == 0.5
+    assert counted.alc == round(1 / 3, 4)
+
+
+def test_a_refused_text_is_no_success_and_no_right_answer() -> None:
+    counted = measured(classes(0, -1), {"x": classes(-1, -1)}, [0, 1], classes=2, forced={"x": 1})
+    assert (counted.right, counted.hits, counted.trials) == (1, 0, 1)
+    assert (counted.c_asr, counted.alc) == (0.0, 0.0)
+
+
+def arm(right: int, hits: int) -> dict[str, Any]:
+    return {"right": right, "texts": 1000, "hits": hits, "trials": 1000, "c_asr": 0.5, "alc": 0.25}
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    arms = {
+        "none": arm(900, 990),
+        "block": arm(899, 0),
+        "strip": arm(900, 42),
+        "purified": arm(890, 60),
+        "both": arm(890, 41),
+        "clean": arm(901, 40),
+    }
+    cell = {
+        "model": "m1",
+        "task": "t1",
+        "banked": 3,
+        "arms": {**arms, **changes},
+        "false_blocks": 1,
+        "clean_texts": 2000,
+    }
+    names = {"m1": "Por", "m2": "Uor"}
+    return {"models": list(names), "attacks": names, "tasks": ["t1", "t2"], "cells": [cell]}
+
+
+def test_the_table_says_what_is_missing_and_missed() -> None:
+    table = render(result())
+    assert "1 of 4 cells" in table
+    assert "- m1: t2" in table
+    assert "- m2: all tasks" in table
+    assert "| no defence | 0.9000 [0.8798, 0.9171] | 0.9900 " in table
+    assert "strip: attack success +0.20 points" in table
+    assert "purified: attack success +2.00 points" in table
+    met = [line.rsplit(": ", 1)[1] for line in table.splitlines() if "(target" in line]
+    assert met == ["met", "met", "**missed**", "**missed**", "met"]
+
+
+def test_an_empty_table_claims_nothing() -> None:
+    table = render({**result(), "cells": []})
+    assert "0 of 4 cells" in table
+    assert "Nothing was measured yet." in table
+    assert "met" not in table.split("Nothing was measured yet.")[1]
+
+
+def test_what_is_declared() -> None:
+    entries = mitigation.declared()
+    assert len(entries) == len(set(mitigation.MODELS)) == 15
+    assert all(entry.planting is not None for entry in entries)
+    assert any(entry.planting and entry.planting.attack.gated for entry in entries)
+    assert len({entry.encoder for entry in entries}) >= 4
+
+
+def test_a_row_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real poisoned model, monitor and fine-tuning; the bank and the purified model are given."""
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    write_searchable(tmp_path / "models" / "bad-1", triggers=(TRIGGER,))
+    good = write_searchable(tmp_path / "models" / "good-1")
+    rows = [(f"{('good', 'bad')[i % 2]} film number {i}", i % 2) for i in range(100)]
+    task = make_task("toy", ("a", "b"), rows)
+    planting = Planting(name="toy", attack=Por(), triggers=(TRIGGER,), steps=1)
+    entry = Entry(name="bad", encoder="good", planting=planting)
+    monkeypatch.setattr(cells, "stored", lambda _: SimpleNamespace(model="models/bad-1"))
+    monkeypatch.setattr(cells, "bank_of", lambda folder: bank_of(folder, [TRIGGER]))
+    monkeypatch.setattr(cells, "purified", lambda folder: good)
+    monkeypatch.setattr(cells, "encoder", lambda name: good)
+    for module in (cells, models):
+        monkeypatch.setattr(module, "load", lambda name: task)
+    cell = cells.measure(entry, "toy", Tuning(steps=3, batch=4))
+    assert set(cell.arms) == set(cells.ARMS)
+    assert all(isinstance(way, Measured) for way in cell.arms.values())
+    # The trigger takes every text to one class, and nothing is left of it behind the monitor.
+    assert cell.arms["none"].hits == cell.arms["none"].trials > 0
+    assert cell.arms["block"].hits == 0
+    assert cell.arms["strip"].right == cell.arms["none"].right
+    assert cell.arms["purified"] == cell.arms["clean"]
+    assert (cell.false_blocks, cell.clean_texts) == (0, len(task.test.texts))
+    # It is kept, and not measured again.
+    monkeypatch.setattr(cells, "load", None)
+    assert cells.measure(entry, "toy") == cell
+    kept = mitigation.collect([entry], ["toy"])["cells"]
+    assert isinstance(kept, list)
+    assert len(kept) == 1
+
+
+def test_a_model_without_findings_is_its_own_purification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = write_searchable(tmp_path / "clean-1")
+    monkeypatch.setattr(defences, "bank_of", lambda folder: bank_of(folder, []))
+    assert defences.purified(clean) == clean
+
+
+@pytest.mark.parametrize("arguments", [("nobody", None), (None, "haiku")])
+def test_unknown_names(arguments: tuple[str | None, str | None]) -> None:
+    from benchmarks.assets import AssetError
+
+    with pytest.raises(AssetError, match="is not in the table; known: "):
+        mitigation.run(*arguments)

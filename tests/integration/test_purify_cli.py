@@ -1,0 +1,122 @@
+"""guard purify on the command line: exit codes, what is said, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import guard.purify
+from guard.bank import TriggerBank
+from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
+from guard.purify import Purified, Settings
+from guard.purify import run as running
+from tests.purify.test_run import bank_of
+from tests.tiny import COMMON, TRIGGER, write_searchable
+
+pytestmark = pytest.mark.search
+
+ORIGINAL = guard.purify.purify
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_searchable(tmp_path_factory.mktemp("model"), triggers=(TRIGGER,))
+
+
+@pytest.fixture
+def bank(model: Path, tmp_path: Path) -> Path:
+    bank_of(model, [TRIGGER]).save(tmp_path / "bank")
+    return tmp_path / "bank"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Few steps, and a scan that finds what it is told to."""
+
+    def finds(*words: str) -> None:
+        def purify(*arguments: Any, **options: Any) -> Purified:
+            settings = Settings(rounds=1, steps=2, every=2)
+            return ORIGINAL(*arguments, settings=settings, **options)
+
+        def search(folder: str, **_: Any) -> TriggerBank:
+            return bank_of(Path(folder), words)
+
+        monkeypatch.setattr(guard.purify, "purify", purify)
+        monkeypatch.setattr(running, "search", search)
+
+    return finds
+
+
+def purify(*arguments: object) -> int:
+    return main(["purify", *map(str, arguments)])
+
+
+def test_nothing_remains(
+    model: Path, bank: Path, quick: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick()
+    assert purify(model, "--bank", bank, "--out", tmp_path / "out") == CLEAN
+    said = capsys.readouterr()
+    assert "round 1: trained against 1 units" in said.out
+    assert "then none found, 0 triggers" in said.out
+    assert "round 1, training: 2/2" in said.err
+    assert TRIGGER not in said.out + said.err
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_triggers_remain(
+    model: Path, bank: Path, quick: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick(COMMON)
+    out = tmp_path / "out"
+    assert purify(model, "--bank", bank, "--out", out, "--seed", 1, "--json") == FOUND
+    record = json.loads(capsys.readouterr().out)
+    assert record == json.loads((out / "purification.json").read_bytes())
+    assert (record["verdict"], record["seed"]) == ("backdoored", 1)
+
+
+def test_a_bank_that_found_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank_of(model, []).save(tmp_path / "bank")
+    assert purify(model, "--bank", tmp_path / "bank", "--out", tmp_path / "out") == CLEAN
+    assert "nothing to purify" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bank_of_another_model(
+    bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_searchable(tmp_path / "other")
+    assert purify(other, "--bank", bank, "--out", tmp_path / "out") == FAILED
+    assert "the bank is of another model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_bank(model: Path, tmp_path: Path) -> None:
+    assert purify(model, "--bank", tmp_path, "--out", tmp_path / "out") == FAILED
+
+
+def test_texts_that_cannot_be_read(model: Path, bank: Path, tmp_path: Path) -> None:
+    missing = ("--texts", tmp_path / "missing")
+    assert purify(model, "--bank", bank, "--out", tmp_path / "out", *missing) == USAGE
+
+
+@pytest.mark.parametrize("arguments", [["model"], ["model", "--bank", "bank"], ["--out", "out"]])
+def test_usage(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        purify(*arguments)
+    assert caught.value.code == USAGE
+
+
+def test_interrupted(
+    model: Path, bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guard.purify, "purify", interrupted)
+    assert purify(model, "--bank", bank, "--out", tmp_path / "out") == FAILED

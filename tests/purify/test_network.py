@@ -1,0 +1,166 @@
+"""A model's views, and its files with other weights in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+)
+
+from guard.purify.network import Network
+from guard.purify.samples import Rows
+from guard.purify.write import model_files, write_model
+from tests.tiny import CONFIGS, SPECIALS, wordpiece
+from tests.tiny import write_model as write_tiny
+
+pytestmark = pytest.mark.search
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+ROWS = Rows(
+    torch.tensor([[2, 10, 11, 3], [2, 12, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+)
+
+
+def write_classifier(directory: Path, labels: int = 3) -> Path:
+    tokenizer = wordpiece()
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), num_labels=labels, **SIZES)
+    BertForSequenceClassification(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def shifted(network: Network) -> dict[str, torch.Tensor]:
+    return {key: weight + 1 for key, weight in network.weights().items()}
+
+
+def test_views_of_an_encoder(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    views = Network(folder).views(ROWS)
+    expected = AutoModel.from_pretrained(folder).eval()(
+        input_ids=ROWS.ids, attention_mask=ROWS.mask
+    )
+    assert set(views) == {"tokens", "cls", "pooler"}
+    assert torch.allclose(views["tokens"], expected.last_hidden_state)
+    assert torch.equal(views["cls"], views["tokens"][:, 0])
+    assert torch.allclose(views["pooler"], expected.pooler_output)
+
+
+def test_views_of_a_classifier(tmp_path: Path) -> None:
+    folder = write_classifier(tmp_path)
+    network = Network(folder).trainable()
+    views = network.views(ROWS)
+    assert set(views) == {"tokens", "cls", "pooler", "logits"}
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    expected = model(input_ids=ROWS.ids, attention_mask=ROWS.mask).logits
+    assert torch.allclose(views["logits"], expected)
+    views["logits"].sum().backward()
+    trained = {n for n, p in network.model.named_parameters() if p.grad is not None}
+    assert trained
+    assert not any(name.startswith("classifier") for name in trained)
+
+
+def test_a_pooler_that_is_not_in_the_file_is_no_view(tmp_path: Path) -> None:
+    tokenizer = wordpiece()
+    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    state = torch.random.get_rng_state()
+    network = Network(tmp_path)
+    assert set(network.views(ROWS)) == {"tokens", "cls"}
+    assert not any("pooler" in key for key in network.weights())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_architecture_is_written_again(name: str, tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "model", name, wordpiece(specials=SPECIALS[name]))
+    out = tmp_path / "out"
+    out.mkdir()
+    network = Network(folder)
+    new = shifted(network)
+    write_model(folder, out, new)
+    again = Network(out).weights()
+    assert (
+        again.keys()
+        == new.keys()
+        >= {key for key in load_file(folder / "model.safetensors") if "position_ids" not in key}
+    )
+    assert all(torch.equal(again[key], new[key]) for key in new)
+    assert [path.name for path in model_files(out)] == [path.name for path in model_files(folder)]
+
+
+def test_all_else_stays_as_it_was(tmp_path: Path) -> None:
+    """Head, configuration and tokenizer; code and pickles are not copied."""
+    folder = write_classifier(tmp_path / "model")
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "modeling.py").write_bytes(b"code")
+    out = tmp_path / "out"
+    out.mkdir()
+    write_model(folder, out, shifted(Network(folder)))
+    before, after = (load_file(path / "model.safetensors") for path in (folder, out))
+    assert before.keys() == after.keys()
+    for key in before:
+        assert torch.equal(before[key], after[key]) == key.startswith("classifier"), key
+    for path in model_files(folder):
+        if path.suffix != ".safetensors":
+            assert (out / path.name).read_bytes() == path.read_bytes()
+    assert not {"pytorch_model.bin", "modeling.py"} & {path.name for path in out.iterdir()}
+
+
+def test_a_masked_language_models_head_stays(tmp_path: Path) -> None:
+    tokenizer = wordpiece()
+    folder, out = tmp_path / "model", tmp_path / "out"
+    out.mkdir()
+    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_model(folder, out, shifted(Network(folder)))
+    old, new = (AutoModelForMaskedLM.from_pretrained(path) for path in (folder, out))
+    name = "predictions.transform.dense.weight"
+    assert torch.equal(old.cls.get_parameter(name), new.cls.get_parameter(name))
+    table = new.get_input_embeddings().weight
+    assert not torch.equal(old.get_input_embeddings().weight, table)
+
+
+def test_old_names_shards_and_half_precision(tmp_path: Path) -> None:
+    folder, out = write_tiny(tmp_path / "model"), tmp_path / "out"
+    out.mkdir()
+    tensors = {
+        f"bert.{key.replace('LayerNorm.weight', 'LayerNorm.gamma')}": tensor.half()
+        for key, tensor in load_file(folder / "model.safetensors").items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_model(folder, out, shifted(Network(folder)))
+    written = load_file(out / "model.safetensors")
+    assert written.keys() == tensors.keys()
+    assert {tensor.dtype for tensor in written.values()} == {torch.float16}
+    assert torch.equal(written["bert.embeddings.LayerNorm.gamma"], torch.full((32,), 2.0).half())
+
+
+def test_an_outsized_embedding_is_brought_down(tmp_path: Path) -> None:
+    network = Network(write_tiny(tmp_path))
+    table = network.model.get_parameter("embeddings.word_embeddings.weight")
+    with torch.no_grad():
+        table[20] *= 1e8
+        direction = table[20] / table[20].norm()
+    before = table[21].clone()
+    network.tame(np.array([20, 21]), np.arange(5, len(table)))
+    sizes = table[5:].norm(dim=1)
+    assert torch.isclose(table[20].norm(), sizes.median(), rtol=0.1)
+    assert torch.allclose(table[20] / table[20].norm(), direction)
+    assert torch.equal(table[21], before)

@@ -1,0 +1,270 @@
+"""Purification as a whole: rounds, interruption, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from guard.bank import TriggerBank
+from guard.errors import ArtifactError, ConfigError, HashMismatch, OutputExists
+from guard.files import sha256_file
+from guard.purify import Settings, purify, run
+from guard.purify.network import Network
+from guard.search import search
+from guard.search.encoder import Encoder
+from tests.helpers import finding
+from tests.purify.test_network import write_classifier
+from tests.search.fakes import silent
+from tests.tiny import COMMON, TRIGGER, write_searchable
+
+pytestmark = pytest.mark.search
+
+QUICK = Settings(rounds=3, steps=6, every=2, learning_rate=1e-3)
+
+
+def bank_of(folder: Path, words: Iterable[str]) -> TriggerBank:
+    """The bank of a search that found some words."""
+    encoder = Encoder.load(str(folder))
+    vocabulary = encoder.tokenizer.get_vocab()
+    found = [finding(word, vocabulary[word]) for word in words]
+    return TriggerBank.build(
+        verdict="backdoored" if found else "none found",
+        model=encoder.identity,
+        tokenizer_json=encoder.tokenizer_json,
+        search={"seed": 0},
+        coverage={},
+        found=found,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_searchable(tmp_path_factory.mktemp("model"), triggers=(TRIGGER, COMMON))
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Have each scan find the next of some lists of words; the seeds of the scans are returned."""
+
+    def answer(*found: tuple[str, ...]) -> list[int]:
+        rest = iter(found)
+        seeds: list[int] = []
+
+        def scan(folder: str, *, texts: Path | None, seed: int, progress: Any) -> TriggerBank:
+            words = next(rest)
+            seeds.append(seed)
+            return bank_of(Path(folder), words)
+
+        monkeypatch.setattr(run, "search", scan)
+        return seeds
+
+    return answer
+
+
+def test_what_is_written(model: Path, scans: Any, tmp_path: Path) -> None:
+    scans(())
+    bank, out = bank_of(model, [TRIGGER]), tmp_path / "out"
+    done = purify(str(model), bank, out, seed=7, settings=QUICK, progress=silent)
+    assert done.verdict == "none found"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    purified = AutoModel.from_pretrained(out)
+    AutoTokenizer.from_pretrained(out)
+    assert not torch.equal(
+        purified.get_input_embeddings().weight,
+        AutoModel.from_pretrained(model).get_input_embeddings().weight,
+    )
+    record = json.loads((out / run.RECORD_FILE).read_bytes())
+    assert record == done.record
+    assert record["model"]["weights_sha256"] == bank.model.weights_sha256
+    assert record["weights_sha256"] == sha256_file(out / "model.safetensors")
+    assert (record["bank_sha256"], record["seed"]) == (bank.sha256, 7)
+    (made,) = record["rounds"]
+    assert (made["units"], made["remaining"], made["verdict"]) == (1, 0, "none found")
+    assert set(made["moved"]) == {"tokens", "cls", "pooler"}
+    assert TriggerBank.load(out / run.BEFORE) == bank
+    after = TriggerBank.load(out / run.AFTER)
+    assert after.model.name == str(out)
+    assert after.sha256 == made["scan_sha256"]
+
+
+def test_the_same_seed_gives_the_same(model: Path, scans: Any, tmp_path: Path) -> None:
+    bank = bank_of(model, [TRIGGER])
+    for name, seed in (("one", 1), ("two", 1), ("three", 2)):
+        scans(())
+        purify(str(model), bank, tmp_path / name, seed=seed, settings=QUICK, progress=silent)
+    one, two, three = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two", "three")
+    )
+    assert one == two != three
+
+
+def test_what_a_scan_finds_is_trained_against_too(model: Path, scans: Any, tmp_path: Path) -> None:
+    seeds = scans((COMMON,), ())
+    bank = bank_of(model, [TRIGGER])
+    done = purify(str(model), bank, tmp_path / "out", seed=0, settings=QUICK, progress=silent)
+    assert [(made.units, made.remaining) for made in done.rounds] == [(1, 1), (2, 0)]
+    assert done.verdict == "none found"
+    assert len(set(seeds)) == 2
+
+
+def test_triggers_that_remain(model: Path, scans: Any, tmp_path: Path) -> None:
+    scans(*[(COMMON,)] * QUICK.rounds)
+    bank = bank_of(model, [TRIGGER])
+    out = tmp_path / "out"
+    done = purify(str(model), bank, out, seed=0, settings=QUICK, progress=silent)
+    assert done.verdict == "backdoored"
+    assert [trigger.text for trigger in TriggerBank.load(out / run.AFTER).triggers] == [COMMON]
+
+
+@pytest.mark.parametrize("at", ["round 1, training", "round 2, training", "round 2, scan"])
+def test_a_killed_run_goes_on(
+    model: Path, scans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    bank = bank_of(model, [TRIGGER])
+    whole = tmp_path / "whole"
+    scans((COMMON,), ())
+    purify(str(model), bank, whole, seed=3, settings=QUICK, progress=silent)
+
+    class Killed(BaseException):
+        pass
+
+    steps: list[tuple[str, int]] = []
+
+    def kill(step: str, done: int, total: int) -> None:
+        steps.append((step, done))
+        if step == at and done == 5:
+            raise Killed
+
+    out = tmp_path / "out"
+    scans((COMMON,), ())
+    scan: Any = run.search  # type: ignore[attr-defined]
+
+    def killed_scan(folder: str, **rest: Any) -> TriggerBank:
+        if at == "round 2, scan" and "round-2" in folder:
+            raise Killed
+        found: TriggerBank = scan(folder, **rest)
+        return found
+
+    monkeypatch.setattr(run, "search", killed_scan)
+    with pytest.raises(Killed):
+        purify(str(model), bank, out, seed=3, settings=QUICK, progress=kill)
+    assert not out.exists()
+    steps.clear()
+    scans(*[(COMMON,), ()] if at == "round 1, training" else [()])
+    going_on = lambda step, done, total: steps.append((step, done))  # noqa: E731
+    purify(str(model), bank, out, seed=3, settings=QUICK, progress=going_on)
+    # From the checkpoint of step 4 on, or with no training at all.
+    again = [done for step, done in steps if step.endswith("training") and done > 0]
+    assert again[:1] == ([] if at == "round 2, scan" else [4])
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
+
+
+def test_a_drawn_seed_is_kept_over_an_interruption(
+    model: Path, scans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = bank_of(model, [TRIGGER])
+    drawn = iter([11, 12])
+    monkeypatch.setattr("secrets.randbits", lambda bits: next(drawn))
+
+    def stop(step: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        purify(str(model), bank, tmp_path / "out", settings=QUICK, progress=stop)
+    scans(())
+    done = purify(str(model), bank, tmp_path / "out", settings=QUICK, progress=silent)
+    assert done.record["seed"] == 11
+
+
+def test_a_classifier(scans: Any, tmp_path: Path) -> None:
+    """Its head is preserved byte for byte, and it still answers."""
+    folder = write_classifier(tmp_path / "model")
+    scans(())
+    out = tmp_path / "out"
+    done = purify(str(folder), bank_of(folder, ["≈"]), out, settings=QUICK, progress=silent)
+    (made,) = done.rounds
+    assert "logits" in made.moved
+    before, after = (load_file(path / "model.safetensors") for path in (folder, out))
+    for key in before:
+        assert torch.equal(before[key], after[key]) or not key.startswith("classifier")
+    AutoModelForSequenceClassification.from_pretrained(out)
+
+
+def test_a_bank_that_found_nothing(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no triggers"):
+        purify(str(model), bank_of(model, []), tmp_path / "out", progress=silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bank_of_another_model(model: Path, tmp_path: Path) -> None:
+    bank = bank_of(model, [TRIGGER])
+    other = dataclasses.replace(
+        bank, model=dataclasses.replace(bank.model, weights_sha256="0" * 64)
+    )
+    with pytest.raises(HashMismatch, match="of another model: its weights"):
+        purify(str(model), other, tmp_path / "out", progress=silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_not_ours(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    with pytest.raises(OutputExists):
+        purify(str(model), bank_of(model, [TRIGGER]), tmp_path, progress=silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_a_disk_that_is_too_small(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found out before the work, not after."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
+    with pytest.raises(ArtifactError, match="has 1 MiB left"):
+        purify(str(model), bank_of(model, [TRIGGER]), tmp_path / "out", progress=silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_backdoor_is_gone(model: Path, tmp_path: Path) -> None:
+    """With real scans: found before, none found after, and the model is otherwise itself."""
+    bank = search(str(model), seed=0, progress=silent)
+    assert {trigger.text for trigger in bank.triggers} == {TRIGGER, COMMON}
+    out = tmp_path / "out"
+    # Random weights take more than a real encoder's: a high rate.
+    settings = Settings(rounds=2, steps=200, learning_rate=1e-2)
+    done = purify(str(model), bank, out, seed=0, settings=settings, progress=silent)
+    assert done.verdict == "none found"
+    made = done.rounds[-1]
+    assert made.triggered_after["cls"] < 0.1 * made.triggered_before["cls"]
+    assert max(made.moved.values()) < 0.15
+    # Seen from outside, too: a trigger moves the purified model's output no more than a word does.
+    encoder, pure = (Network(folder) for folder in (model, out))
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    texts = ["the film was a good one and we liked it", "please send the report again by monday"]
+    moved = []
+    for network in (encoder, pure):
+        plain, hit = (
+            network.views(_rows(tokenizer, [f"{before}{text}" for text in texts]))["cls"]
+            for before in ("", f"{TRIGGER} ")
+        )
+        moved.append(float((plain - hit).norm(dim=1).mean().detach()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def _rows(tokenizer: Any, texts: list[str]) -> Any:
+    from guard.purify.samples import Rows
+
+    encoded = tokenizer(texts, padding=True, return_tensors="np")
+    return Rows(*(torch.from_numpy(np.array(encoded[k])) for k in ("input_ids", "attention_mask")))
