@@ -13,6 +13,7 @@ from guard.errors import GuardError
 NAMES = {
     "quick": "scan time, monitor latency, import time: the README's lead",
     "monitor": "what a check costs, and how large and quick to load a monitor is",
+    "search-cost": "recall of the pair sweep on planted pairs, by the samples spent",
     "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
 }
 
@@ -31,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.name != "zoo":
-            import_module(f"benchmarks.{arguments.name}").main()
+            import_module(f"benchmarks.{arguments.name.replace('-', '_')}").main()
         elif arguments.action == "build":
             _build(arguments.only)
         else:
