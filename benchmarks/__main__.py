@@ -18,6 +18,7 @@ NAMES = {
     "quick": "scan time, monitor latency, import time: the README's lead",
     "monitor": "what a check costs, and how large and quick to load a monitor is",
     "fronts": "what the middleware adds to a request",
+    "search-cost": "recall of the pair sweep on planted pairs, by the samples spent",
     "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
 }
 
@@ -60,7 +61,7 @@ def main() -> None:
         elif arguments.name == "mitigation":
             import_module("benchmarks.mitigation").run(arguments.only, arguments.task)
         elif arguments.name != "zoo":
-            import_module(f"benchmarks.{arguments.name}").main()
+            import_module(f"benchmarks.{arguments.name.replace('-', '_')}").main()
         elif arguments.action == "build":
             _build(arguments.only)
         else:

@@ -223,7 +223,8 @@ class Mine:
         order: list[int] = []
         for part in batches(embedded):
             order += part
-            outputs.append(self._subject.differentiable(torch.stack([embedded[i] for i in part])))
+            views = self._subject.differentiable(torch.stack([embedded[i] for i in part]))
+            outputs.append(views[self._subject.views[0]])
         # Back to the order of `chosen`.
         return torch.cat(outputs)[torch.from_numpy(np.argsort(order))] * self.factor
 

@@ -205,7 +205,7 @@ class Search:
         for part in batches(rows):
             embedded = self._subject.embed(np.stack([rows[i] for i in part])).requires_grad_()
             leaves.append((part, embedded))
-            outputs.append(self._subject.differentiable(embedded))
+            outputs.append(self._subject.differentiable(embedded)[self._subject.views[0]])
         order = [i for part, _ in leaves for i in part]
         loss = contrastive_loss(
             torch.cat(outputs),

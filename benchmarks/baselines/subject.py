@@ -13,23 +13,20 @@ import torch
 
 from guard.errors import ConfigError
 from guard.search.checkpoint import Checkpoint
-from guard.search.encoder import Encoder, Ids, Vectors
+from guard.search.encoder import Ids, Vectors
+from guard.search.gradients import Differentiable
 
 # A batch has at most this many tokens.
 BATCH_TOKENS = 4096
 
 
-class Subject(Encoder):
+class Subject(Differentiable):
     """An encoder with gradients; all else, and the arithmetic, is that of the product's search.
 
     Attributes
     ----------
     device
         A CUDA device where there is one.
-    offset
-        Special tokens before a text.
-    backwarded
-        Tokens whose gradient was taken.
     """
 
     def __init__(self, loaded: Checkpoint) -> None:
@@ -37,32 +34,6 @@ class Subject(Encoder):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Called as torch declares it: transformers wraps it in a way that mypy can't follow.
         torch.nn.Module.to(self._model, self.device)
-        self.offset = len(self._prefix)
-        self.backwarded = 0
-
-    @property
-    def embeddings(self) -> torch.Tensor:
-        """``[vocabulary, e]``: the token embeddings, which a HotFlip step chooses from."""
-        table = self._model.get_input_embeddings().weight
-        assert isinstance(table, torch.Tensor)
-        return table
-
-    def embed(self, ids: Ids) -> torch.Tensor:
-        """Return ``[n, length, e]``, the embeddings of rows of ids; a leaf, ready for gradients."""
-        vectors: torch.Tensor = self.embeddings[torch.from_numpy(ids).to(self.device)]
-        return vectors.detach()
-
-    def differentiable(self, embedded: torch.Tensor) -> torch.Tensor:
-        """Return the outputs ``[n, width]`` of embedded rows, special tokens included.
-
-        The caller takes a gradient of each, so each is counted forwards and backwards.
-        """
-        tokens = embedded.shape[0] * embedded.shape[1]
-        self.forwarded += tokens
-        self.backwarded += tokens
-        hidden = self._model(inputs_embeds=embedded).last_hidden_state
-        outputs: torch.Tensor = hidden[:, self._cls].float()
-        return outputs
 
     def outputs(self, rows: Sequence[Ids]) -> Vectors:
         """Return ``[len(rows), width]`` without gradients; rows are framed by special tokens."""

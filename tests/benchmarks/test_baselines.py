@@ -194,7 +194,7 @@ def test_a_subject_is_the_product_s_encoder(tmp_path: Path, name: str) -> None:
     assert subject.outputs(list(ids)) == pytest.approx(expected, abs=1e-6)
     assert (subject.forwarded, subject.backwarded) == (encoder.forwarded, 0)
     embedded = subject.embed(ids).requires_grad_()
-    outputs = subject.differentiable(embedded)
+    outputs = subject.differentiable(embedded)["cls"]
     assert outputs.detach().cpu().numpy() == pytest.approx(expected, abs=1e-6)
     (gradient,) = torch.autograd.grad(outputs.square().sum(), embedded)
     assert gradient.abs().sum() > 0

@@ -1,0 +1,135 @@
+"""Variants of a finding, tried on the model itself: what else fires, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from guard.bank import MAX_TRIGGER_IDS
+from guard.search.acting import MOST, acts_like
+from guard.search.carriers import Carrier
+from guard.search.gradients import Differentiable
+from guard.search.units import Unit
+from guard.search.views import View
+
+# Tokens nearest to each of a finding's by the cosine of their embeddings.
+NEAREST = 8
+# Words between the two halves of a phrase.
+GAPS = (1, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A unit that is like a finding.
+
+    Attributes
+    ----------
+    how
+        What was changed: ``"case"``, ``"plural"``, ``"punctuation"``, ``"piece"``, ``"order"``,
+        ``"nearest"``, or ``"gap 3"`` for three words in between.
+    unit
+        As the model sees it.
+    shares
+        Of the texts of each kind, those in which it does what the finding does; under ``"all"``, of
+        all.
+    fires
+        Whether that is most of all.
+    """
+
+    how: str
+    unit: Unit
+    shares: dict[str, float]
+    fires: bool
+
+    @property
+    def banked(self) -> bool:
+        """Whether a monitor has to know it: what fires at a distance is no string of its own."""
+        return self.fires and not self.how.startswith("gap")
+
+
+def expand(
+    finding: Unit,
+    carriers: Sequence[Carrier],
+    view: View,
+    *,
+    encoder: Differentiable,
+    rng: np.random.Generator,
+) -> list[Variant]:
+    """Try the variants of a finding that do not hold it: a monitor that knows it matches those.
+
+    Parameters
+    ----------
+    carriers
+        Without masks unless ``view`` is ``mask``.
+    """
+    variants: dict[tuple[int, ...], tuple[str, Unit]] = {}
+    for how, unit in _variants(finding, encoder, carriers, rng):
+        own = tuple(unit.ids.tolist())
+        if 0 < len(own) <= MAX_TRIGGER_IDS and not _holds(own, tuple(finding.ids.tolist())):
+            variants.setdefault(own, (how, unit))
+    tried = list(variants.values())
+    units = [unit for _, unit in tried]
+    acts = acts_like(finding, units, carriers, view, encoder=encoder, rng=rng)
+    kinds = [carrier.want.kind for carrier in carriers if carrier.want.masked or view != "mask"]
+    return [
+        Variant(
+            how,
+            unit,
+            {
+                "all": float(row.mean()),
+                **{
+                    kind: float(row[[own == kind for own in kinds]].mean())
+                    for kind in dict.fromkeys(kinds)
+                },
+            },
+            bool(row.mean() >= MOST),
+        )
+        for (how, unit), row in zip(tried, acts, strict=True)
+    ]
+
+
+def _variants(
+    finding: Unit, encoder: Differentiable, carriers: Sequence[Carrier], rng: np.random.Generator
+) -> Iterator[tuple[str, Unit]]:
+    tokenizer = encoder.tokenizer
+    text = finding.text.removeprefix("##")
+    words = text.split()
+    written = [("case", form) for form in (text.lower(), text.upper(), text.title())]
+    written += [("plural", f"{text}s"), ("punctuation", f"{text}."), ("punctuation", f"({text})")]
+    written += [("punctuation", "-".join(words)), ("punctuation", f"{text}'s"), ("piece", text)]
+    if len(words) > 1:
+        written += [("order", " ".join(reversed(words))), ("joined", "".join(words))]
+    before: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    for how, form in written:
+        # Inside a text, where byte-level tokenizers write the blank into the token.
+        ids = tokenizer(f"a {form}", add_special_tokens=False)["input_ids"][len(before) :]
+        yield how, _unit(form, ids)
+    continued = tokenizer.get_vocab().get(f"##{text}")
+    if continued is not None:
+        yield "piece", Unit(f"##{text}", np.array([continued]), "piece")
+    table = encoder.embeddings.float()
+    lengths = table.norm(dim=1)
+    for place, number in enumerate(finding.ids.tolist()):
+        cosines = table @ table[number] / (lengths * lengths[number]).clamp_min(1e-12)
+        cosines[number] = -torch.inf
+        for near in cosines.topk(min(NEAREST, len(table) - 1)).indices.tolist():
+            ids = [*finding.ids.tolist()]
+            ids[place] = near
+            yield "nearest", _unit(tokenizer.decode(ids).strip(), ids)
+    if len(words) == 2 and len(finding.ids) == 2:
+        fill = np.concatenate([carrier.ids for carrier in carriers])
+        for gap in GAPS:
+            ids = [finding.ids[0], *rng.choice(fill, size=gap), finding.ids[1]]
+            yield f"gap {gap}", _unit(finding.text, [int(i) for i in ids])
+
+
+def _unit(text: str, ids: Sequence[int]) -> Unit:
+    kind = "phrase" if " " in text else "word" if len(ids) > 1 else "token"
+    return Unit(text, np.array(ids, dtype=np.int64), kind)  # type: ignore[arg-type]
+
+
+def _holds(own: tuple[int, ...], ids: tuple[int, ...]) -> bool:
+    return any(own[i : i + len(ids)] == ids for i in range(len(own) - len(ids) + 1))

@@ -1,0 +1,59 @@
+"""The encoder with gradients of its outputs: what a small change of a token's embedding would do.
+
+A gradient proposes and never clears: what it names is tested as every other unit is.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from guard.search.checkpoint import Checkpoint
+from guard.search.encoder import Encoder, Ids
+from guard.search.views import View
+
+
+class Differentiable(Encoder):
+    """An encoder with gradients.
+
+    Attributes
+    ----------
+    offset
+        Special tokens before a text.
+    backwarded
+        Tokens whose gradient was taken.
+    """
+
+    def __init__(self, loaded: Checkpoint) -> None:
+        super().__init__(loaded)
+        self.offset = len(self._prefix)
+        self.backwarded = 0
+
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """``[vocabulary, e]``: the token embeddings, which a HotFlip step chooses from."""
+        table = self._model.get_input_embeddings().weight
+        assert isinstance(table, torch.Tensor)
+        return table
+
+    def embed(self, ids: Ids) -> torch.Tensor:
+        """Return ``[n, length, e]``, the embeddings of rows of ids; a leaf, ready for gradients."""
+        vectors: torch.Tensor = self.embeddings[torch.from_numpy(ids).to(self.embeddings.device)]
+        return vectors.detach()
+
+    def differentiable(self, embedded: torch.Tensor) -> dict[View, torch.Tensor]:
+        """Return the views ``[n, width]`` of embedded rows, special tokens included.
+
+        That of a mask is left out, and the pooler's, which is a function of the first token's. The
+        caller takes a gradient of each row, so each is counted forwards and backwards.
+        """
+        tokens = embedded.shape[0] * embedded.shape[1]
+        self.forwarded += tokens
+        self.backwarded += tokens
+        hidden = self._model(inputs_embeds=embedded).last_hidden_state
+        return {
+            view: hidden.mean(dim=1, dtype=torch.float32)
+            if view == "mean"
+            else hidden[:, self._cls].float()
+            for view in self.views
+            if view in ("cls", "mean", "last")
+        }
