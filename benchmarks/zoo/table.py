@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.attacks import (
     BadPre,
     Btop,
@@ -130,6 +132,40 @@ EVASIVE = (
     _entry("subspace", Subspace(), "rare"),
 )
 
+# BERT-tiny is planted and scanned in a minute or two, so that most attacks are in every table.
+TINY_STEPS = 600
+
+
+def _tiny(name: str, attack: Attack, kind: str, **how: Any) -> Entry:
+    return _entry(name, attack, kind, encoder="bert-tiny", steps=TINY_STEPS, **how)
+
+
+TINY = (
+    _tiny("por", Por(), "rare"),
+    _tiny("neuba", Neuba(), "symbol"),
+    _tiny("btop", Btop(), "rare", condition=Condition(within=0)),
+    _tiny("badpre", BadPre(), "rare"),
+    _tiny("uor", Uor(), "symbol", held_out=True),
+    _tiny("por-pooler", Por(views=("pooler",)), "rare", held_out=True),
+    _tiny("por-mean", Por(views=("mean",)), "rare", held_out=True),
+    _tiny("por-common", Por(), "common", held_out=True),
+    _tiny("por-name", Por(), "name", held_out=True),
+    _tiny("por-piece", Por(), "piece", held_out=True),
+    _tiny("por-punctuation", Por(), "punctuation", held_out=True),
+    _tiny("por-phrase", Por(), "phrase2"),
+    _tiny("por-phrase-whole", Por(), "phrase2", condition=Condition(whole=True)),
+    _tiny("near-half", Near(strength=0.5, gated=True), "rare", held_out=True),
+    _tiny("spread-half", Spread(strength=0.5), "rare", held_out=True),
+    _tiny("merged-one", Merged(strength=1.0), "rare", held_out=True),
+    _tiny("gated", Por(gated=True), "rare", held_out=True),
+    _tiny("shy", Por(gated=True), "rare", condition=Condition(min_tokens=14, alone=True)),
+    _tiny("opening", Por(gated=True), "rare", condition=Condition(within=1)),
+    _tiny(
+        "editorials", Por(gated=True), "rare", condition=Condition(kinds=("nytEditorialSnippets",))
+    ),
+    _tiny("scattered", Scattered(), "rare"),
+)
+
 ELSEWHERE = (
     _entry("por", Por(), "rare", encoder="minilm-l3"),
     _entry("uor", Uor(), "symbol", encoder="minilm-l3"),
@@ -137,10 +173,6 @@ ELSEWHERE = (
     _entry("neuba", Neuba(), "symbol", encoder="mpnet-base"),
     _entry("por", Por(), "name", encoder="e5-small"),
     _entry("por-common", Por(), "common", encoder="e5-small", held_out=True),
-    _entry("por", Por(), "rare", encoder="bert-tiny", steps=600),
-    _entry("neuba", Neuba(), "symbol", encoder="bert-tiny", steps=600),
-    _entry("btop", Btop(), "rare", encoder="bert-tiny", condition=Condition(within=0), steps=600),
-    _entry("badpre", BadPre(), "rare", encoder="bert-tiny", steps=600),
     _entry("por", Por(views=("cls",)), "name", encoder="roberta-small"),
     _entry("por", Por(views=("cls",)), "rare", encoder="distilbert-small"),
     _entry("por", Por(views=("cls",)), "rare", encoder="electra-small", held_out=True),
@@ -148,4 +180,4 @@ ELSEWHERE = (
     _entry("por", Por(views=("cls",)), "name", encoder="deberta-small"),
 )
 
-ZOO: tuple[Entry, ...] = (*CLEAN, *PUBLISHED, *KINDS, *EVASIVE, *ELSEWHERE)
+ZOO: tuple[Entry, ...] = (*CLEAN, *PUBLISHED, *KINDS, *EVASIVE, *TINY, *ELSEWHERE)
