@@ -42,17 +42,23 @@ bench-quick:
 	@echo "[2/2] benchmarks"
 	@$(A)/bin/python -m benchmarks quick
 
+# One worker a core, and so one thread each; the demo before them has all cores for its training.
+workers := OMP_NUM_THREADS=1
+parallel := -n auto --dist loadfile
+
 test:
-	@echo "[1/5] environment of lane A, $(A)"
+	@echo "[1/6] environment of lane A, $(A)"
 	@$(environment) $(A)/.dev
-	@echo "[2/5] ruff and mypy"
+	@echo "[2/6] ruff and mypy"
 	@$(environment) lint
-	@echo "[3/5] tests in lane A"
-	@$(A)/bin/python -m pytest
-	@echo "[4/5] environment of lane B, $(B)"
+	@echo "[3/6] the demo, whose models the tests share; minutes the first time"
+	@$(A)/bin/python -m examples.demo
+	@echo "[4/6] tests in lane A"
+	@$(workers) $(A)/bin/python -m pytest $(parallel)
+	@echo "[5/6] environment of lane B, $(B)"
 	@$(environment) $(B)/.dev
-	@echo "[5/5] search tests in lane B"
-	@$(B)/bin/python -m pytest -m search
+	@echo "[6/6] search tests in lane B"
+	@$(workers) $(B)/bin/python -m pytest $(parallel) -m search
 
 lint: $(A)/.dev
 	@$(A)/bin/python -m ruff check

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.assets import cache_dir, fetch
+from benchmarks.assets import cache_dir
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,12 +28,6 @@ class Demo:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def minilm() -> Path:
-    """The real MiniLM encoder, clean."""
-    return fetch("minilm-l6")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from benchmarks.encoders import encoder
 from benchmarks.measure import insert
 from benchmarks.models import backdoored
 from benchmarks.recipes import DEMO
@@ -21,7 +22,6 @@ from tests.conftest import Demo
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.search
 def test_the_demo_shows_the_whole_chain(demo: Demo) -> None:
     planted = len(DEMO.triggers)
     assert f"found {planted} of the {planted} planted, and 0 others" in demo.output
@@ -38,7 +38,6 @@ def test_the_demo_shows_the_whole_chain(demo: Demo) -> None:
     assert demo.output.count("\n  .venv/bin/guard ") == 2
 
 
-@pytest.mark.search
 def test_the_bank_holds_the_evidence(demo: Demo) -> None:
     bank = TriggerBank.load(demo.bank)
     assert bank.verdict == "backdoored"
@@ -56,7 +55,6 @@ def test_the_bank_holds_the_evidence(demo: Demo) -> None:
     assert bank.search["seed"] == 0
 
 
-@pytest.mark.search
 def test_the_monitor_sees_what_the_model_sees(demo: Demo) -> None:
     """The verdicts are those of brute force over the ids of transformers' own tokenizer."""
     monitor = Monitor.load(demo.monitor)
@@ -83,11 +81,12 @@ def test_disguises(demo: Demo) -> None:
         assert not monitor.check(harmless).triggered, harmless
 
 
-# Once is enough for a scan that finds nothing: the demo scans in both lanes.
-def test_the_clean_encoder_has_no_triggers(
-    minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+# `make bench-quick` scans the clean MiniLM; here a smaller real encoder has to do.
+def test_a_clean_encoder_has_no_triggers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main(["scan", str(minilm), "--out", str(tmp_path / "bank"), "--json"])
+    tiny = encoder("bert-tiny")
+    code = main(["scan", str(tiny), "--out", str(tmp_path / "bank"), "--json", "--seed", "0"])
     bank = json.loads(capsys.readouterr().out)
     assert bank["verdict"] == "none found"
     assert bank["triggers"] == []
