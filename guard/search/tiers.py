@@ -24,7 +24,7 @@ from guard.search.verify import verify
 SCAN_SHARE = 0.01
 # The suspects are put in one carrier of every kind, and the most suspect of those judged.
 SIFT_LENGTHS = (10, 24)
-SIFT_SHARE = 0.15
+SIFT_SHARE = 0.06
 # As long as there are more than this, they are sifted again.
 MOST_SUSPECTS = 1000
 # Every kind has a carrier of each of these lengths for the verdict.
