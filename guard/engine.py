@@ -149,11 +149,12 @@ class Engine:
         audit.record(self._front, self.policy.action, self._served, decision, texts)
         logger.log(
             logging.ERROR if decision.outcome == "failed" else logging.WARNING,
-            "front=%s action=%s outcome=%s forwarded=%s triggers=%s error=%s incident=%s",
+            "front=%s action=%s outcome=%s forwarded=%s would=%s triggers=%s error=%s incident=%s",
             self._front,
             self.policy.action,
             decision.outcome,
             "yes" if decision.forward else "no",
+            decision.would or "-",
             _triggers(decision) or "-",
             "-" if decision.error is None else _describe(decision.error),
             decision.incident,

@@ -14,7 +14,7 @@ where it would be blocked, unless the same call holds another that is not marked
 
 A text that cannot be scanned follows `on_unscannable`; a monitor that fails or passes its deadline
 follows `on_failure`. Under "observe" both are forwarded, because observing never changes what an
-application does.
+application does; what "block" would have done is logged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
@@ -46,6 +46,7 @@ OnUnscannable: TypeAlias = Literal["allow", "block"]
 Outcome: TypeAlias = Literal[
     "clean", "observed", "flagged", "stripped", "blocked", "unscannable", "failed"
 ]
+Step: TypeAlias = Literal["forward", "strip", "refuse"]
 
 # What is known of a text that kept making new matches: that it is triggered, and that nothing of
 # it is safe to keep.
@@ -240,6 +241,9 @@ class Decision:
         What the log line and the response have in common; empty for a clean decision.
     seconds
         How long it took to scan and decide; None where nothing was scanned.
+    would
+        Under "observe", what the same policy with "block" would have done to a call that is not
+        clean; else None.
     """
 
     outcome: Outcome
@@ -249,6 +253,7 @@ class Decision:
     error: Exception | None = None
     incident: str = ""
     seconds: float | None = None
+    would: Step | None = None
 
 
 def decide(
@@ -285,12 +290,25 @@ def decide(
         for result in results
     )
     reason = next((result for result in results if isinstance(result, InputError)), None)
-    triggered = any(verdict and verdict.triggered for verdict in verdicts)
-    if reason is None and not triggered:
+    if reason is None and not _triggered(verdicts):
         return Decision("clean", True, texts, verdicts)
-    unstrippable = _UNSTRIPPABLE in verdicts or any(
-        verdict and verdict.triggered for verdict in verdicts[len(texts) :]
-    )
+    return _settle(monitor, policy, texts, verdicts, reason)
+
+
+def _settle(
+    monitor: Monitor,
+    policy: Policy,
+    texts: tuple[str, ...],
+    verdicts: tuple[Verdict | None, ...],
+    reason: InputError | None,
+) -> Decision:
+    """Decide by verdicts that are not all clean."""
+    if policy.action == "observe":
+        blocking = _settle(monitor, replace(policy, action="block"), texts, verdicts, reason)
+        outcome: Outcome = "observed" if _triggered(verdicts) else "unscannable"
+        return Decision(outcome, True, texts, verdicts, reason, would=_step(blocking))
+    triggered = _triggered(verdicts)
+    unstrippable = _UNSTRIPPABLE in verdicts or _triggered(verdicts[len(texts) :])
     action = policy.action
     if action == "block" and not any(
         match.trigger not in monitor.strip_only
@@ -311,7 +329,17 @@ def decide(
             for text, verdict in zip(texts, verdicts, strict=False)
         )
         return Decision("stripped", True, stripped, verdicts, reason)
-    return Decision("flagged" if action == "flag" else "observed", True, texts, verdicts, reason)
+    return Decision("flagged", True, texts, verdicts, reason)
+
+
+def _triggered(verdicts: Iterable[Verdict | None]) -> bool:
+    return any(verdict is not None and verdict.triggered for verdict in verdicts)
+
+
+def _step(decision: Decision) -> Step:
+    if not decision.forward:
+        return "refuse"
+    return "strip" if decision.outcome == "stripped" else "forward"
 
 
 def undecided(
@@ -326,13 +354,16 @@ def undecided(
         forward = _forwards_unscannable(policy)
     else:
         forward = policy.action == "observe" or policy.on_failure == "open"
-    return Decision(
+    decision = Decision(
         "unscannable" if unscannable else "failed",
         forward,
         texts if forward else (),
         (None,) * count,
         error,
     )
+    if policy.action != "observe":
+        return decision
+    return replace(decision, would=_step(undecided(replace(policy, action="block"), error)))
 
 
 def _forwards_unscannable(policy: Policy) -> bool:

@@ -200,7 +200,8 @@ def test_the_log_names_ids_and_kinds(
     (record,) = caplog.records
     ids = ",".join(sorted((trigger_id("cf"), trigger_id("mn"))))
     assert record.getMessage() == (
-        f"front=test action=observe outcome=observed forwarded=yes triggers={ids} "
+        f"front=test action=observe outcome=observed forwarded=yes would=refuse "
+        f"triggers={ids} "
         f"error=InvalidUnicode incident={decision.incident}"
     )
     assert (record.name, record.levelname) == ("guard", "WARNING")
