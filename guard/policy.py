@@ -23,9 +23,9 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from guard.errors import (
@@ -140,12 +140,12 @@ class Policy:
             A variable has no such value.
         """
         found: dict[str, Any] = {}
-        for field in fields(cls):
-            variable = f"GUARD_{field.name.upper()}"
+        for option in fields(cls):
+            variable = f"GUARD_{option.name.upper()}"
             if not (value := environ.get(variable, "").strip()):
                 continue
             try:
-                found[field.name] = value if field.name in _CHOICES else _number(value)
+                found[option.name] = value if option.name in _CHOICES else _number(value)
                 cls(**found)
             except (ConfigError, ValueError) as error:
                 reason = error if isinstance(error, ConfigError) else f"{value!r} is no number"
@@ -169,7 +169,7 @@ class Policy:
         table = document.get("guard")
         if not isinstance(table, dict):
             raise ConfigError(f"{path} has no table [guard]; write the options below that line")
-        known = {field.name for field in fields(cls)}
+        known = {option.name for option in fields(cls)}
         if unknown := sorted(table.keys() - known):
             raise ConfigError(
                 f"{path} sets {', '.join(unknown)}, which is no option; "
@@ -252,7 +252,7 @@ class Decision:
     verdicts: tuple[Verdict | None, ...]
     error: Exception | None = None
     incident: str = ""
-    seconds: float | None = None
+    seconds: float | None = field(default=None, compare=False)
     would: Step | None = None
 
 
@@ -273,26 +273,31 @@ def decide(
         Texts that nothing may change, such as the keys of an object, or the ids of texts. Where
         stripping would have to change one, the call is blocked.
     """
+    start = perf_counter()
     texts = tuple(texts)
     everything: tuple[str | Ids, ...] = (*texts, *fixed)
     if not everything:
-        return Decision("clean", True, (), ())
+        return Decision("clean", True, (), (), seconds=perf_counter() - start)
     try:
-        results = list(_scan(monitor, policy, everything))
+        results = _scan(monitor, policy, everything)
     except Exception as error:  # whatever it is, the policy answers for it
-        return undecided(policy, error, texts, len(everything))
+        decision = undecided(policy, error, texts, len(everything))
+        return replace(decision, seconds=perf_counter() - start)
     verdicts = tuple(
-        result
-        if isinstance(result, Verdict)
-        else _UNSTRIPPABLE
-        if isinstance(result, StripLimit)
-        else None
-        for result in results
+        [
+            result
+            if isinstance(result, Verdict)
+            else _UNSTRIPPABLE
+            if isinstance(result, StripLimit)
+            else None
+            for result in results
+        ]
     )
+    if None not in verdicts and not _triggered(verdicts):
+        return Decision("clean", True, texts, verdicts, seconds=perf_counter() - start)
     reason = next((result for result in results if isinstance(result, InputError)), None)
-    if reason is None and not _triggered(verdicts):
-        return Decision("clean", True, texts, verdicts)
-    return _settle(monitor, policy, texts, verdicts, reason)
+    decision = _settle(monitor, policy, texts, verdicts, reason)
+    return replace(decision, seconds=perf_counter() - start)
 
 
 def _settle(
@@ -372,16 +377,18 @@ def _forwards_unscannable(policy: Policy) -> bool:
 
 def _scan(
     monitor: Monitor, policy: Policy, texts: tuple[str | Ids, ...]
-) -> Iterable[Verdict | InputError]:
+) -> list[Verdict | InputError]:
+    results: list[Verdict | InputError] = []
     end = math.inf if policy.deadline is None else monotonic() + policy.deadline
     for start in range(0, len(texts), _BATCH):
         if start and monotonic() > end:
             break
-        yield from _scan_some(monitor, policy, texts[start : start + _BATCH])
+        results += _scan_some(monitor, policy, texts[start : start + _BATCH])
     if monotonic() > end:
         raise DeadlinePassed(
             f"scanning took over {policy.deadline} s; set a longer deadline or a lower max_text"
         )
+    return results
 
 
 def _scan_some(
