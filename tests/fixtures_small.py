@@ -44,9 +44,9 @@ def small_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_small_monitor(directory: Path) -> None:
-    """Compile the monitor into a directory."""
-    tokenizer = small_tokenizer()
+def write_small_monitor(directory: Path, tokenizer_json: bytes | None = None) -> None:
+    """Compile the monitor into a directory; for a tokenizer as a model has it saved, if given."""
+    tokenizer = Tokenizer.from_buffer(tokenizer_json) if tokenizer_json else small_tokenizer()
     bank = TriggerBank.build(
         verdict="backdoored",
         model=ModelIdentity("small", None, "0" * 64, "BertModel"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.schemas import BaseSchema
 
-from guard.policy import Action
+from guard.policy import Action, Policy
 from tests.integration import test_examples
 
 pytestmark = [pytest.mark.search, pytest.mark.slow]
@@ -33,7 +33,8 @@ BOUNDED = settings(
 def load(directories: tuple[str, str], action: Action) -> BaseSchema:
     from examples.fastapi_app import create_app
 
-    return schemathesis.openapi.from_asgi("/openapi.json", create_app(*directories, action))
+    app = create_app(*directories, Policy(action=action))
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
 @pytest.mark.parametrize("action", ["block", "strip"])
