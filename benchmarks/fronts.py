@@ -1,7 +1,8 @@
-"""What the middleware adds to a request, in one process: ``python -m benchmarks fronts``.
+"""What the middleware adds to a request: ``python -m benchmarks fronts``, in about two minutes.
 
-The same body goes through a bare application, the guarded one, and one that is guarded by the same
-engine in Starlette's BaseHTTPMiddleware, in turn, so that all see the same machine.
+In one process, the same body goes through a bare application, the guarded one, and one that is
+guarded by the same engine in Starlette's BaseHTTPMiddleware, in turn, so that all see the same
+machine. Then `benchmarks.rates` serves guarded and unguarded applications with uvicorn.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,9 +22,12 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks import record
+from benchmarks import rates, record
 from benchmarks.assets import fetch
+from benchmarks.models import backdoored, classifier
 from benchmarks.monitor import _bank
+from benchmarks.rates import bare
+from benchmarks.recipes import DEMO, FILM_REVIEWS
 from exporters.monitor import compile_bank
 from guard import GuardMiddleware, Monitor, Policy
 from guard.body import parse
@@ -39,13 +44,6 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks" / "fronts.md"
 
 _WORDS = "the plot is thin but the cast carries it and the last scene stays with you "
 BODY = json.dumps({"text": (_WORDS * 9)[: BODY_BYTES - len('{"text": ""}')]}).encode()
-
-
-async def bare(scope: Any, receive: Any, send: Any) -> None:
-    """Read the body and answer with nothing."""
-    await receive()
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
 
 
 class Based(BaseHTTPMiddleware):
@@ -67,17 +65,16 @@ def main() -> None:
     """Measure, write ``results/fronts.json`` and render the table from it."""
     busy = os.getloadavg()[0]
     tokenizer_json = (fetch("minilm-l6") / "tokenizer.json").read_bytes()
+    model = classifier(backdoored(DEMO), FILM_REVIEWS)
     with tempfile.TemporaryDirectory() as scratch:
-        compile_bank(_bank(load_tokenizer(tokenizer_json), TRIGGERS, 3), Path(scratch) / "monitor")
-        monitor = Monitor.load(Path(scratch) / "monitor")
-    engine = Engine(monitor, Policy(), front="asgi", registry=CollectorRegistry())
-    apps = {
-        "bare": bare,
-        "guarded": GuardMiddleware(
-            bare, monitor=monitor, fields=["text"], registry=CollectorRegistry()
-        ),
-        "base": Based(bare, engine),
-    }
+        directory = Path(scratch) / "monitor"
+        compile_bank(_bank(load_tokenizer(tokenizer_json), TRIGGERS, 3), directory)
+        in_process = asyncio.run(_measure(_apps(Monitor.load(directory))))
+        settings = {"MODEL_DIR": str(model), "MONITOR_DIR": str(directory)}
+        uvicorn: dict[str, Json] = {
+            name: asyncio.run(rates.measure(pair, BODY, Path(scratch), settings))
+            for name, pair in (("empty", rates.EMPTY), ("classifier", rates.CLASSIFIER))
+        }
     path = record.write(
         "fronts",
         {
@@ -86,11 +83,23 @@ def main() -> None:
             "triggers": TRIGGERS,
             "body_bytes": len(BODY),
             "requests": REPEATS,
-            "in_process_us": asyncio.run(_measure(apps)),
+            "in_process_us": in_process,
+            "uvicorn": uvicorn,
         },
     )
     DOCUMENT.write_text(render(json.loads(path.read_bytes())), encoding="utf-8")
     print(f"results: {path}, {DOCUMENT}")
+
+
+def _apps(monitor: Monitor) -> dict[str, Any]:
+    engine = Engine(monitor, Policy(), front="asgi", registry=CollectorRegistry())
+    return {
+        "bare": bare,
+        "guarded": GuardMiddleware(
+            bare, monitor=monitor, fields=["text"], registry=CollectorRegistry()
+        ),
+        "base": Based(bare, engine),
+    }
 
 
 async def _measure(apps: Mapping[str, Any]) -> dict[str, Json]:
@@ -144,25 +153,37 @@ async def _request(app: Any) -> float:
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """Render the table of a result."""
+    """Render the page of a result."""
     times, environment = result["in_process_us"], result["environment"]
+    empty, model = result["uvicorn"]["empty"], result["uvicorn"]["classifier"]
     added = times["guarded"]["p50"] - times["bare"]["p50"]
     base = times["base"]["p50"] - times["bare"]["p50"]
 
     def verdict(reached: bool) -> str:
-        return "reached" if reached else "missed"
+        return "reached" if reached else "**missed**"
 
     def row(title: str, name: str) -> str:
         return f"| {title} | {times[name]['p50']:.1f} ({times[name]['p99']:.1f}) |"
 
+    def rate(title: str, pair: Mapping[str, Any]) -> str:
+        unguarded, guarded = (statistics.median(pair[name]) for name in ("unguarded", "guarded"))
+        low, high = pair["ratio_range"]
+        return (
+            f"| {title} | {unguarded:,.1f} | {guarded:,.1f} | {pair['ratio']:.1%} "
+            f"({low:.1%} to {high:.1%}) |"
+        )
+
     lines = [
         "# What the fronts cost",
         "",
-        "Written by `python -m benchmarks fronts`; do not edit. Microseconds are p50 (p99) of "
-        f"{result['requests']:,} requests in one process, in turn, on one thread of "
-        f"{environment['processor']}, Python {environment['python']}, load average "
-        f"{result['load_average']} before the run. The body has {result['body_bytes']} bytes and "
-        f"no trigger, the bank {result['triggers']:,}.",
+        "Written by `python -m benchmarks fronts`; do not edit. One run on "
+        f"{environment['cores']} cores of {environment['processor']}, Python "
+        f"{environment['python']}, load average {result['load_average']} before it. The body has "
+        f"{result['body_bytes']} bytes and no trigger, the bank {result['triggers']:,}.",
+        "",
+        "## In one process",
+        "",
+        f"Microseconds are p50 (p99) of {result['requests']:,} requests, in turn, on one thread.",
         "",
         "| | us |",
         "|---|---|",
@@ -174,7 +195,23 @@ def render(result: Mapping[str, Any]) -> str:
         f"- `BaseHTTPMiddleware` adds {base / added:.1f} times as much; the target is 5: "
         f"{verdict(base >= 5 * added)}.",
         "",
-        "Not measured yet: requests per second under uvicorn.",
+        "## Under uvicorn",
+        "",
+        f"Requests per second by wrk, with {empty['connections']} connections on loopback, which "
+        "shares the cores with the server's one process. Both are asked in turn, "
+        f"{len(empty['guarded'])} times {empty['seconds']} s for the empty handler and "
+        f"{len(model['guarded'])} times {model['seconds']} s for the classifier; medians, and of "
+        "the ratio of a round its range too.",
+        "",
+        "| | unguarded | guarded | of the unguarded |",
+        "|---|---|---|---|",
+        rate("empty handler", empty),
+        rate("MiniLM classifier (`examples/fastapi_app.py`)", model),
+        "",
+        f"- Empty handler: {empty['ratio']:.1%} of the unguarded rate; the target is 60 %: "
+        f"{verdict(empty['ratio'] >= 0.6)}.",
+        f"- MiniLM classifier: {model['ratio']:.1%}; the target is 98 %: "
+        f"{verdict(model['ratio'] >= 0.98)}.",
         "",
     ]
     return "\n".join(lines)

@@ -3,6 +3,8 @@
     MODEL_DIR=model MONITOR_DIR=monitor GUARD_ACTION=block \\
         python -m uvicorn --factory examples.fastapi_app:from_env
 
+GUARD_ACTION and the other options of the guard are those of `guard.Policy.from_env`.
+
 With several workers (``--workers 2``), set PROMETHEUS_MULTIPROC_DIR to an empty directory first.
 
     curl localhost:8000/classify -H 'content-type: application/json' -d '{"text": "a good film"}'
@@ -12,16 +14,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast
 
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from transformers import pipeline
 
-from guard import GuardMiddleware, Monitor
+from guard import GuardMiddleware, Monitor, Policy
 from guard.metrics import exposition
-from guard.policy import Action
 
 
 class Question(BaseModel):
@@ -37,12 +37,12 @@ class Answer(BaseModel):
     score: float
 
 
-def create_app(model_dir: str | Path, monitor_dir: str | Path, action: Action = "block") -> FastAPI:
+def create_app(model_dir: str | Path, monitor_dir: str | Path, policy: Policy) -> FastAPI:
     """Serve the classifier in `model_dir`, guarded by the monitor in `monitor_dir`."""
     # Loaded here, because Starlette makes its middleware late: a bad monitor stops the start.
     monitor = Monitor.load(monitor_dir)
     app = classifier_app(model_dir)
-    app.add_middleware(GuardMiddleware, monitor=monitor, fields=["text"], action=action)
+    app.add_middleware(GuardMiddleware, monitor=monitor, fields=["text"], policy=policy)
     return app
 
 
@@ -68,9 +68,5 @@ def classifier_app(model_dir: str | Path) -> FastAPI:
 
 
 def from_env() -> FastAPI:
-    """Make the app that MODEL_DIR, MONITOR_DIR and GUARD_ACTION describe."""
-    return create_app(
-        os.environ["MODEL_DIR"],
-        os.environ["MONITOR_DIR"],
-        cast(Action, os.environ.get("GUARD_ACTION", "block")),
-    )
+    """Make the app that the environment describes."""
+    return create_app(os.environ["MODEL_DIR"], os.environ["MONITOR_DIR"], Policy.from_env())

@@ -5,7 +5,8 @@ It goes to the logger ``"guard.audit"`` at level INFO, so that nothing is writte
     logging.getLogger("guard.audit").setLevel(logging.INFO)
 
 and give it a handler that writes the bare message. A line has ``time`` (UTC), ``front``,
-``action``, ``outcome``, ``forwarded``, ``triggers`` (ids), ``error``, ``incident`` (what the
+``action``, ``outcome``, ``forwarded``, ``would`` (under "observe": what "block" would have done,
+``"refuse"``, ``"strip"`` or ``"forward"``), ``triggers`` (ids), ``error``, ``incident`` (what the
 response quotes), ``bank``, ``texts`` and ``more_texts``. The texts are those that hold a trigger or
 cannot be scanned: never they themselves, but their HMAC-SHA256, by which two requests with the same
 text are known, and their length. The key is ``GUARD_AUDIT_KEY``, and drawn at random for each
@@ -55,6 +56,7 @@ def record(
         "action": action,
         "outcome": decision.outcome,
         "forwarded": decision.forward,
+        "would": decision.would,
         "triggers": sorted(triggers)[:MAX_TRIGGERS],
         "error": None if decision.error is None else kind_of(decision.error),
         "incident": decision.incident,

@@ -52,12 +52,12 @@ class Reader:
         UnreadableBody
             It cannot be told what an application would read.
         """
-        kind = check_headers(headers, self.also)
+        kind, coding = check_headers(headers, self.also)
         if len(body) > self.max_body:
             raise UnreadableBody(
                 "BodyTooLarge", 413, f"The body is over {self.max_body} bytes. Send less at once."
             )
-        if (coding := coding_of(headers)) is not None:
+        if coding is not None:
             body = inflate(body, coding, self.max_body)
         if kind == "multipart":
             return parse_multipart(headers, body), body
@@ -72,8 +72,10 @@ class Reader:
 
 def check_headers(
     headers: Headers, also: frozenset[Kind] = frozenset()
-) -> Literal["json", "text", "form", "multipart"]:
-    """Return what kind a body is; refuse headers by which an application would read another text.
+) -> tuple[Literal["json", "text", "form", "multipart"], bytes | None]:
+    """Return what kind a body is, and its content coding if it has one.
+
+    Headers by which an application would read another text are refused.
 
     Raises
     ------
@@ -81,19 +83,23 @@ def check_headers(
         The body is of a kind that is not read, compressed in a way that is not read, or declared to
         be in another charset than UTF-8 (415).
     """
-    coding_of(headers)
-    kinds = set()
+    types: list[bytes] = []
+    codings: list[bytes] = []
     for name, value in headers:
-        if name.lower() == b"content-type":
-            value = value.lower()
-            kinds.add(_kind(value, also))
-            if any(charset not in _CHARSETS for charset in _CHARSET.findall(value)):
-                raise UnreadableBody(
-                    "Charset", 415, "The guard reads UTF-8. Send no other charset."
-                )
+        name = name.lower()
+        if name == b"content-type":
+            types.append(value.lower())
+        elif name == b"content-encoding":
+            codings.append(value)
+    coding = coding_of(codings)
+    kinds = set()
+    for value in types:
+        kinds.add(_kind(value, also))
+        if any(charset not in _CHARSETS for charset in _CHARSET.findall(value)):
+            raise UnreadableBody("Charset", 415, "The guard reads UTF-8. Send no other charset.")
     if len(kinds) > 1:
         raise UnreadableBody("Form", 415, "The body has two content types. Send it with one.")
-    return kinds.pop() if kinds else "json"
+    return kinds.pop() if kinds else "json", coding
 
 
 def _kind(value: bytes, also: frozenset[Kind]) -> Literal["json", "text", "form", "multipart"]:

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import TypeVar
 from uuid import uuid4
 
@@ -96,10 +95,8 @@ class Engine:
 
     def evaluate(self, texts: Sequence[str], fixed: Sequence[str | Ids] = ()) -> Decision:
         """Scan and decide, without counting it: a thread that does this may be given up."""
-        start = perf_counter()
         monitor = self.monitor  # one for all of this decision
         decision = decide(monitor, self.policy, texts, fixed)
-        seconds = perf_counter() - start
         if monitor is not self._served:
             self._metrics.serve(self._served, on=False)
             self._metrics.serve(monitor)
@@ -109,7 +106,7 @@ class Engine:
             for text, verdict in zip((*texts, *fixed), decision.verdicts, strict=False):
                 if isinstance(text, str):
                     self._metrics.shadow.labels(difference(verdict, shadow, text)).inc()
-        return replace(decision, seconds=seconds)
+        return decision
 
     def undecided(self, error: Exception) -> Decision:
         """Decide on a call whose texts were not even reached."""
@@ -139,21 +136,21 @@ class Engine:
 
     def report(self, decision: Decision, texts: Sequence[str] = ()) -> Decision:
         """Count and log a decision on `texts`; return it with an incident, if it is one."""
-        seconds = decision.seconds
-        self._metrics.record(self._front, self.policy.action, decision, seconds)
+        self._metrics.record(self._front, self.policy.action, decision)
         if decision.outcome != "clean":
             decision = replace(decision, incident=f"urn:uuid:{uuid4()}")
-        tracing.record(self._front, self.policy.action, decision, seconds)
+        tracing.record(self._front, self.policy.action, decision)
         if decision.outcome == "clean":
             return decision
         audit.record(self._front, self.policy.action, self._served, decision, texts)
         logger.log(
             logging.ERROR if decision.outcome == "failed" else logging.WARNING,
-            "front=%s action=%s outcome=%s forwarded=%s triggers=%s error=%s incident=%s",
+            "front=%s action=%s outcome=%s forwarded=%s would=%s triggers=%s error=%s incident=%s",
             self._front,
             self.policy.action,
             decision.outcome,
             "yes" if decision.forward else "no",
+            decision.would or "-",
             _triggers(decision) or "-",
             "-" if decision.error is None else _describe(decision.error),
             decision.incident,

@@ -12,20 +12,15 @@ from guard.body import UnreadableBody
 _FORMATS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 
 
-def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """Return the content coding of a body, None where it is as it is.
+def coding_of(declared: Iterable[bytes]) -> bytes | None:
+    """Return the content coding that Content-Encodings declare, None where a body is as it is.
 
     Raises
     ------
     UnreadableBody
         It has several codings, or another than gzip and deflate (415).
     """
-    codings = [
-        coding.strip().lower()
-        for name, value in headers
-        if name.lower() == b"content-encoding"
-        for coding in value.split(b",")
-    ]
+    codings = [coding.strip().lower() for value in declared for coding in value.split(b",")]
     codings = [coding for coding in codings if coding not in (b"", b"identity")]
     if not codings:
         return None

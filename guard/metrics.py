@@ -16,6 +16,7 @@ import os
 import time
 from collections import Counter as Tally
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, get_args
@@ -180,6 +181,9 @@ class Metrics:
         self.shadow = counter(SHADOW)
         self.upstream_errors = counter(UPSTREAM_ERRORS)
         self._seen: set[str] = set()
+        # Every decision comes to these two, and `labels` takes a lock and longer than counting.
+        self._requests_of = cache(self.requests.labels)
+        self._scan_seconds_of = cache(self.scan_seconds.labels)
         # A counter that is first seen at 1 never rose, to Prometheus: what may be alerted on
         # starts at 0.
         for outcome in ("replaced", "failed"):
@@ -207,11 +211,11 @@ class Metrics:
         if on:
             self.bank_loaded.labels(monitor.bank_sha256).set(time.time())
 
-    def record(self, front: str, action: Action, decision: Decision, seconds: float | None) -> None:
-        """Count one decision; `seconds` is None where nothing was scanned."""
-        self.requests.labels(front, action, decision.outcome).inc()
-        if seconds is not None:
-            self.scan_seconds.labels(front).observe(seconds)
+    def record(self, front: str, action: Action, decision: Decision) -> None:
+        """Count one decision."""
+        self._requests_of(front, action, decision.outcome).inc()
+        if decision.seconds is not None:
+            self._scan_seconds_of(front).observe(decision.seconds)
         if decision.outcome == "clean":
             return
         if decision.error is not None:

@@ -14,7 +14,7 @@ where it would be blocked, unless the same call holds another that is not marked
 
 A text that cannot be scanned follows `on_unscannable`; a monitor that fails or passes its deadline
 follows `on_failure`. Under "observe" both are forwarded, because observing never changes what an
-application does.
+application does; what "block" would have done is logged.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from guard.errors import (
@@ -46,6 +46,7 @@ OnUnscannable: TypeAlias = Literal["allow", "block"]
 Outcome: TypeAlias = Literal[
     "clean", "observed", "flagged", "stripped", "blocked", "unscannable", "failed"
 ]
+Step: TypeAlias = Literal["forward", "strip", "refuse"]
 
 # What is known of a text that kept making new matches: that it is triggered, and that nothing of
 # it is safe to keep.
@@ -139,12 +140,12 @@ class Policy:
             A variable has no such value.
         """
         found: dict[str, Any] = {}
-        for field in fields(cls):
-            variable = f"GUARD_{field.name.upper()}"
+        for option in fields(cls):
+            variable = f"GUARD_{option.name.upper()}"
             if not (value := environ.get(variable, "").strip()):
                 continue
             try:
-                found[field.name] = value if field.name in _CHOICES else _number(value)
+                found[option.name] = value if option.name in _CHOICES else _number(value)
                 cls(**found)
             except (ConfigError, ValueError) as error:
                 reason = error if isinstance(error, ConfigError) else f"{value!r} is no number"
@@ -168,7 +169,7 @@ class Policy:
         table = document.get("guard")
         if not isinstance(table, dict):
             raise ConfigError(f"{path} has no table [guard]; write the options below that line")
-        known = {field.name for field in fields(cls)}
+        known = {option.name for option in fields(cls)}
         if unknown := sorted(table.keys() - known):
             raise ConfigError(
                 f"{path} sets {', '.join(unknown)}, which is no option; "
@@ -240,6 +241,9 @@ class Decision:
         What the log line and the response have in common; empty for a clean decision.
     seconds
         How long it took to scan and decide; None where nothing was scanned.
+    would
+        Under "observe", what the same policy with "block" would have done to a call that is not
+        clean; else None.
     """
 
     outcome: Outcome
@@ -248,7 +252,8 @@ class Decision:
     verdicts: tuple[Verdict | None, ...]
     error: Exception | None = None
     incident: str = ""
-    seconds: float | None = None
+    seconds: float | None = field(default=None, compare=False)
+    would: Step | None = None
 
 
 def decide(
@@ -268,29 +273,47 @@ def decide(
         Texts that nothing may change, such as the keys of an object, or the ids of texts. Where
         stripping would have to change one, the call is blocked.
     """
+    start = perf_counter()
     texts = tuple(texts)
     everything: tuple[str | Ids, ...] = (*texts, *fixed)
     if not everything:
-        return Decision("clean", True, (), ())
+        return Decision("clean", True, (), (), seconds=perf_counter() - start)
     try:
-        results = list(_scan(monitor, policy, everything))
+        results = _scan(monitor, policy, everything)
     except Exception as error:  # whatever it is, the policy answers for it
-        return undecided(policy, error, texts, len(everything))
+        decision = undecided(policy, error, texts, len(everything))
+        return replace(decision, seconds=perf_counter() - start)
     verdicts = tuple(
-        result
-        if isinstance(result, Verdict)
-        else _UNSTRIPPABLE
-        if isinstance(result, StripLimit)
-        else None
-        for result in results
+        [
+            result
+            if isinstance(result, Verdict)
+            else _UNSTRIPPABLE
+            if isinstance(result, StripLimit)
+            else None
+            for result in results
+        ]
     )
+    if None not in verdicts and not _triggered(verdicts):
+        return Decision("clean", True, texts, verdicts, seconds=perf_counter() - start)
     reason = next((result for result in results if isinstance(result, InputError)), None)
-    triggered = any(verdict and verdict.triggered for verdict in verdicts)
-    if reason is None and not triggered:
-        return Decision("clean", True, texts, verdicts)
-    unstrippable = _UNSTRIPPABLE in verdicts or any(
-        verdict and verdict.triggered for verdict in verdicts[len(texts) :]
-    )
+    decision = _settle(monitor, policy, texts, verdicts, reason)
+    return replace(decision, seconds=perf_counter() - start)
+
+
+def _settle(
+    monitor: Monitor,
+    policy: Policy,
+    texts: tuple[str, ...],
+    verdicts: tuple[Verdict | None, ...],
+    reason: InputError | None,
+) -> Decision:
+    """Decide by verdicts that are not all clean."""
+    if policy.action == "observe":
+        blocking = _settle(monitor, replace(policy, action="block"), texts, verdicts, reason)
+        outcome: Outcome = "observed" if _triggered(verdicts) else "unscannable"
+        return Decision(outcome, True, texts, verdicts, reason, would=_step(blocking))
+    triggered = _triggered(verdicts)
+    unstrippable = _UNSTRIPPABLE in verdicts or _triggered(verdicts[len(texts) :])
     action = policy.action
     if action == "block" and not any(
         match.trigger not in monitor.strip_only
@@ -311,7 +334,17 @@ def decide(
             for text, verdict in zip(texts, verdicts, strict=False)
         )
         return Decision("stripped", True, stripped, verdicts, reason)
-    return Decision("flagged" if action == "flag" else "observed", True, texts, verdicts, reason)
+    return Decision("flagged", True, texts, verdicts, reason)
+
+
+def _triggered(verdicts: Iterable[Verdict | None]) -> bool:
+    return any(verdict is not None and verdict.triggered for verdict in verdicts)
+
+
+def _step(decision: Decision) -> Step:
+    if not decision.forward:
+        return "refuse"
+    return "strip" if decision.outcome == "stripped" else "forward"
 
 
 def undecided(
@@ -326,13 +359,16 @@ def undecided(
         forward = _forwards_unscannable(policy)
     else:
         forward = policy.action == "observe" or policy.on_failure == "open"
-    return Decision(
+    decision = Decision(
         "unscannable" if unscannable else "failed",
         forward,
         texts if forward else (),
         (None,) * count,
         error,
     )
+    if policy.action != "observe":
+        return decision
+    return replace(decision, would=_step(undecided(replace(policy, action="block"), error)))
 
 
 def _forwards_unscannable(policy: Policy) -> bool:
@@ -341,16 +377,18 @@ def _forwards_unscannable(policy: Policy) -> bool:
 
 def _scan(
     monitor: Monitor, policy: Policy, texts: tuple[str | Ids, ...]
-) -> Iterable[Verdict | InputError]:
+) -> list[Verdict | InputError]:
+    results: list[Verdict | InputError] = []
     end = math.inf if policy.deadline is None else monotonic() + policy.deadline
     for start in range(0, len(texts), _BATCH):
         if start and monotonic() > end:
             break
-        yield from _scan_some(monitor, policy, texts[start : start + _BATCH])
+        results += _scan_some(monitor, policy, texts[start : start + _BATCH])
     if monotonic() > end:
         raise DeadlinePassed(
             f"scanning took over {policy.deadline} s; set a longer deadline or a lower max_text"
         )
+    return results
 
 
 def _scan_some(

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 MAX_TRIGGERS = 32
 
 
-def record(front: str, action: Action, decision: Decision, seconds: float | None) -> None:
-    """Make the span of a decision that has just been made and took `seconds`."""
+def record(front: str, action: Action, decision: Decision) -> None:
+    """Make the span of a decision that has just been made."""
     # Whoever set an SDK up has imported this; if nobody has, there is no one to tell.
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return
     end = time.time_ns()
     span = trace.get_tracer("guard").start_span(
-        "guard.decide", start_time=end - int((seconds or 0) * 1e9)
+        "guard.decide", start_time=end - int((decision.seconds or 0) * 1e9)
     )
     if span.is_recording():
         span.set_attributes(

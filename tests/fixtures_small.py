@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
 
 from exporters.monitor import compile_bank
 from guard.bank import ModelIdentity, Trigger, TriggerBank
@@ -36,12 +37,16 @@ def small_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
+    # As BERT's: without it a model is given no token at all for an empty text.
+    tokenizer.post_processor = BertProcessing(
+        ("[SEP]", _WORDS.index("[SEP]")), ("[CLS]", _WORDS.index("[CLS]"))
+    )
     return tokenizer
 
 
-def write_small_monitor(directory: Path) -> None:
-    """Compile the monitor into a directory."""
-    tokenizer = small_tokenizer()
+def write_small_monitor(directory: Path, tokenizer_json: bytes | None = None) -> None:
+    """Compile the monitor into a directory; for a tokenizer as a model has it saved, if given."""
+    tokenizer = Tokenizer.from_buffer(tokenizer_json) if tokenizer_json else small_tokenizer()
     bank = TriggerBank.build(
         verdict="backdoored",
         model=ModelIdentity("small", None, "0" * 64, "BertModel"),

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.fixtures_small import small_tokenizer, trigger_id, write_small_monitor
+from guard.pipelines import tokenizer_json
+from tests.fixtures_small import NESTED, small_tokenizer, trigger_id, write_small_monitor
 
 pytestmark = [pytest.mark.search, pytest.mark.slow]
 
@@ -45,7 +46,8 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         num_labels=2,
     )
     BertForSequenceClassification(config).save_pretrained(place / "model")
-    write_small_monitor(place / "monitor")
+    saved = PreTrainedTokenizerFast.from_pretrained(place / "model")
+    write_small_monitor(place / "monitor", tokenizer_json(saved))
     return str(place / "model"), str(place / "monitor")
 
 
@@ -56,7 +58,7 @@ def environment(**more: str) -> dict[str, str]:
 def test_pipeline_app_classifies_without_triggers(directories: tuple[str, str]) -> None:
     run = subprocess.run(
         [sys.executable, ROOT / "examples" / "pipeline_app.py", *directories],
-        input="the good cf film\nthe good film\nthe mn\n",
+        input=f"the good cf film\nthe good film\nthe mn\n{NESTED}\n",
         env=environment(),
         capture_output=True,
         text=True,
@@ -64,9 +66,10 @@ def test_pipeline_app_classifies_without_triggers(directories: tuple[str, str]) 
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    triggered, clean, other = run.stdout.splitlines()
+    triggered, clean, other, unstrippable = run.stdout.splitlines()
     assert triggered == clean
     assert other.startswith("LABEL_")
+    assert unstrippable == "BLOCKED 0.000"
     assert f"triggers={trigger_id('cf')} " in run.stderr
 
 

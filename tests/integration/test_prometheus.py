@@ -1,14 +1,12 @@
 """Alert rules and dashboard in a real Prometheus: from a triggered request to who has to know.
 
-Prometheus and Alertmanager are Debian's. Where they are not installed, their packages are unpacked
-into the cache: nothing is installed on the machine, and no service is started.
+Prometheus and Alertmanager are Debian's; `benchmarks.debian` gets them where they are missing.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +22,8 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.assets import cache_dir
+from benchmarks.assets import AssetError
+from benchmarks.debian import programs
 from exporters.prometheus import ALERTS, PANELS, dashboard, rules
 from guard.cli import CLEAN, FAILED, main
 from guard.metrics import DEFINITIONS
@@ -33,7 +32,6 @@ from tests.integration import test_examples
 from tests.processes import GUARD, ROOT, free_port, running, wait_for
 
 EXAMPLE = ROOT / "examples" / "prometheus"
-PACKAGES = ("prometheus", "prometheus-alertmanager")
 
 directories = test_examples.directories
 
@@ -42,23 +40,12 @@ directories = test_examples.directories
 def tools() -> dict[str, str]:
     """Return the paths of Debian's prometheus, promtool and prometheus-alertmanager."""
     names = ("prometheus", "promtool", "prometheus-alertmanager")
-    unpacked = cache_dir() / "debian"
-    path = os.pathsep.join((os.environ["PATH"], str(unpacked / "usr" / "bin")))
-    if not all(shutil.which(name, path=path) for name in names):
-        if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-            pytest.skip(f"no apt-get here: install {' and '.join(PACKAGES)} to run this")
-        unpacked.mkdir(parents=True, exist_ok=True)
-        download = ["apt-get", "-qq", "download", *PACKAGES]
-        if subprocess.run(download, cwd=unpacked, check=False).returncode and os.geteuid() == 0:
-            # A fresh machine has no lists yet.
-            subprocess.run(["apt-get", "-qq", "update"], check=True)
-            subprocess.run(download, cwd=unpacked, check=True)
-        for package in unpacked.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
-            package.unlink()
-    found = {name: shutil.which(name, path=path) for name in names}
-    assert all(found.values()), f"{' and '.join(PACKAGES)} cannot be had: {found}"
-    return {name: str(where) for name, where in found.items()}
+    try:
+        return programs(names, ("prometheus", "prometheus-alertmanager"))
+    except AssetError as error:
+        if shutil.which("apt-get") and shutil.which("dpkg-deb"):
+            raise
+        pytest.skip(str(error))
 
 
 # -- the files

@@ -46,6 +46,7 @@ def test_a_line_tells_what_was_decided(engine: Engine, caplog: pytest.LogCapture
         "action": "block",
         "outcome": "blocked",
         "forwarded": False,
+        "would": None,
         "triggers": sorted((trigger_id("cf"), trigger_id("mn"))),
         "error": None,
         "incident": decision.incident,

@@ -93,7 +93,7 @@ def test_matches_have_a_bounded_set_of_labels(
 ) -> None:
     monkeypatch.setattr(metrics, "MAX_TRIGGER_LABELS", 2)
     for trigger in ("t0001", "t0002", "t0003", "t0004", "t0001", "t0004"):
-        metrics_on(registry).record("test", "observe", matched(trigger), None)
+        metrics_on(registry).record("test", "observe", matched(trigger))
     for trigger, count in {"t0001": 2, "t0002": 1, "t0003": 0, "other": 3}.items():
         assert value_of(registry, "guard_matches_total", trigger=trigger) == count
 
@@ -200,7 +200,8 @@ def test_the_log_names_ids_and_kinds(
     (record,) = caplog.records
     ids = ",".join(sorted((trigger_id("cf"), trigger_id("mn"))))
     assert record.getMessage() == (
-        f"front=test action=observe outcome=observed forwarded=yes triggers={ids} "
+        f"front=test action=observe outcome=observed forwarded=yes would=refuse "
+        f"triggers={ids} "
         f"error=InvalidUnicode incident={decision.incident}"
     )
     assert (record.name, record.levelname) == ("guard", "WARNING")

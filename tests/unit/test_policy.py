@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -29,6 +30,7 @@ from guard.policy import (
     OnUnscannable,
     Outcome,
     Policy,
+    Step,
     decide,
     undecided,
 )
@@ -179,8 +181,14 @@ def test_a_guard_that_fails_follows_its_option(
 ) -> None:
     decision = decide(broken(error), policy, texts)
     forwards = policy.action == "observe" or policy.on_failure == "open"
+    would: Step = "forward" if policy.on_failure == "open" else "refuse"
     assert decision == Decision(
-        "failed", forwards, tuple(texts) if forwards else (), (None,) * len(texts), error
+        "failed",
+        forwards,
+        tuple(texts) if forwards else (),
+        (None,) * len(texts),
+        error,
+        would=would if policy.action == "observe" else None,
     )
 
 
@@ -236,6 +244,28 @@ def test_common_triggers_are_stripped_where_others_are_blocked(softened: Monitor
     assert decide(softened, policy, ["cf", UNSCANNABLE]).outcome == "unscannable"
     assert decide(softened, Policy(action="flag"), ["cf"]).outcome == "flagged"
     assert decide(softened, Policy(action="observe"), ["cf"]).outcome == "observed"
+
+
+@pytest.mark.parametrize("policy", OPTIONS)
+@pytest.mark.parametrize(
+    "texts",
+    [
+        *([CLEAN], ["a cf b"], ["a mn b"], ["a cf b", "a mn b"], [NESTED], [UNSCANNABLE]),
+        *(["cf", UNSCANNABLE], ["mn", UNSCANNABLE]),
+    ],
+)
+@pytest.mark.parametrize("fixed", [[], ["cf"]])
+def test_observing_tells_what_blocking_would_do(
+    softened: Monitor, policy: Policy, texts: list[str], fixed: list[str]
+) -> None:
+    would = decide(softened, policy, texts, fixed).would
+    blocking = decide(softened, replace(policy, action="block"), texts, fixed)
+    if policy.action != "observe" or blocking.outcome == "clean":
+        assert would is None
+    elif not blocking.forward:
+        assert would == "refuse"
+    else:
+        assert would == ("forward" if list(blocking.texts) == texts else "strip")
 
 
 # Where a policy comes from
