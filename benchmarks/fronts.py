@@ -28,6 +28,7 @@ from benchmarks.models import backdoored, classifier
 from benchmarks.monitor import _bank
 from benchmarks.rates import bare
 from benchmarks.recipes import DEMO, FILM_REVIEWS
+from benchmarks.targets import verdict
 from exporters.monitor import compile_bank
 from guard import GuardMiddleware, Monitor, Policy
 from guard.body import parse
@@ -158,9 +159,6 @@ def render(result: Mapping[str, Any]) -> str:
     empty, model = result["uvicorn"]["empty"], result["uvicorn"]["classifier"]
     added = times["guarded"]["p50"] - times["bare"]["p50"]
     base = times["base"]["p50"] - times["bare"]["p50"]
-
-    def verdict(reached: bool) -> str:
-        return "reached" if reached else "**missed**"
 
     def row(title: str, name: str) -> str:
         return f"| {title} | {times[name]['p50']:.1f} ({times[name]['p99']:.1f}) |"

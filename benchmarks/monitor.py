@@ -20,7 +20,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmarks import protected, record, rivals
+from benchmarks import protected, record, rivals, targets
 from benchmarks.assets import fetch
 from benchmarks.models import backdoored, classifier
 from benchmarks.quick import TEXT
@@ -353,6 +353,10 @@ def render(result: Mapping[str, Any]) -> str:
             f"| {depth} | {graph['nodes']} | {us(graph['check_ids'])} |"
             for depth, graph in result["graphs"].items()
         ),
+        "",
+        "## Targets",
+        "",
+        *targets.of_monitor(result),
         "",
         *_beside(result),
     ]
