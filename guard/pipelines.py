@@ -12,6 +12,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias, Unpack, get_args
 
 from prometheus_client import CollectorRegistry
@@ -231,10 +232,10 @@ class _Results:
         # Whether what was drawn was blocked: with a batch size the pipeline draws ahead.
         self._blocked: deque[bool] = deque()
         self._ready: deque[Any] = deque()
-        # Workers would draw in other processes, and what they block would be lost there.
-        self._results: Iterator[Any] = iter(
-            guarded._pipe(self._admitted(), *args, **{**kwargs, "num_workers": 0})
-        )
+        # Workers would draw in other processes, and what they block would be lost there. Called at
+        # the first result: transformers 5 draws an item when it is called.
+        self._call = partial(guarded._pipe, self._admitted(), *args, **{**kwargs, "num_workers": 0})
+        self._results: Iterator[Any] | None = None
         self._ended = False
 
     def __iter__(self) -> _Results:
@@ -253,6 +254,8 @@ class _Results:
                 return self._ready.popleft()
             if self._ended:
                 raise StopIteration
+            if self._results is None:
+                self._results = iter(self._call())
             result = next(self._results, _BLOCKED)
             if result is _BLOCKED:
                 self._ended = True

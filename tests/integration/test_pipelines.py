@@ -81,7 +81,6 @@ PAIR = {"text": "the film", "text_pair": "good"}
         PAIR,
         [PAIR, PAIR],
         [[["the film", "good"]]],
-        [],
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"top_k": None}, {"top_k": 1}, {"batch_size": 2}])
@@ -89,6 +88,11 @@ def test_clean_inputs_have_the_results_of_the_pipeline(
     pipe: Any, monitor: guard.Monitor, inputs: Any, options: dict[str, Any]
 ) -> None:
     assert guarded(pipe, monitor)(inputs, **options) == pipe(inputs, **options)
+
+
+def test_no_inputs_have_no_results(pipe: Any, monitor: guard.Monitor) -> None:
+    # Where transformers 5 raises an IndexError.
+    assert guarded(pipe, monitor)([]) == []
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": None}, {"top_k": 2}, {"top_k": 1}])
