@@ -47,6 +47,14 @@ def main() -> None:
         "POR": (backdoored(DEMO), DEMO.triggers),
         "POR, gated": (backdoored(GATED), GATED.triggers),
     }
+    monitor = _monitor(Path(fetch("minilm-l6")))
+    print(
+        f"monitor, {monitor['tokens']} tokens, {TRIGGERS:,} triggers: tokenising "
+        f"{monitor['tokenise_us']} us, matching adds {monitor['added_us']} us; with the "
+        f"pre-filter, the whole check takes {monitor['check_us']} us"
+    )
+    imported = _import_seconds()
+    print(f"import guard: {imported} s, without torch")
     scans: dict[str, Json] = {}
     for name, (folder, planted) in models.items():
         scans[name] = scan = _scan(folder, planted)
@@ -56,17 +64,10 @@ def main() -> None:
             f"{scan['token_forwards']:,} token-forwards",
             flush=True,
         )
-    monitor = _monitor(Path(fetch("minilm-l6")))
-    print(
-        f"monitor, {monitor['tokens']} tokens, {TRIGGERS:,} triggers: tokenising "
-        f"{monitor['tokenise_us']} us, matching adds {monitor['added_us']} us; with the "
-        f"pre-filter, the whole check takes {monitor['check_us']} us"
-    )
-    imported = _import_seconds()
-    print(f"import guard: {imported} s, without torch")
-    path = record.write(
-        "quick", {"seed": SEED, "scan": scans, "monitor": monitor, "import_seconds": imported}
-    )
+        # Scans take minutes: what is measured is kept where a later one is cut off.
+        path = record.write(
+            "quick", {"seed": SEED, "scan": scans, "monitor": monitor, "import_seconds": imported}
+        )
     print(f"results: {path}")
 
 
