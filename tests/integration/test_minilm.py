@@ -46,7 +46,8 @@ def test_the_bank_holds_the_evidence(demo: Demo) -> None:
         statistics = trigger.statistics
         assert isinstance(statistics["retention"], float)
         assert statistics["retention"] < 0.2
-        assert statistics["gathered"] == 1
+        assert isinstance(statistics["gathered"], float | int)
+        assert statistics["gathered"] > 0.5
         # Every kind of text is named, whether the trigger fired in it or not.
         assert isinstance(statistics["kinds"], dict)
         assert len(statistics["kinds"]) == 10
