@@ -17,6 +17,7 @@ from benchmarks.recipes import DEMO
 from benchmarks.tasks import film_reviews
 from guard import Monitor, TriggerBank
 from guard.cli import main
+from guard.search.verify import MOST_OF_CONDITION
 from tests.conftest import Demo
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,7 @@ def test_the_bank_holds_the_evidence(demo: Demo) -> None:
         assert isinstance(statistics["retention"], float)
         assert statistics["retention"] < 0.2
         assert isinstance(statistics["gathered"], float | int)
-        assert statistics["gathered"] > 0.5
+        assert statistics["gathered"] >= MOST_OF_CONDITION
         # Every kind of text is named, whether the trigger fired in it or not.
         assert isinstance(statistics["kinds"], dict)
         assert len(statistics["kinds"]) == 10
