@@ -34,8 +34,8 @@ def robust_z(values: npt.ArrayLike, reference: npt.ArrayLike) -> Scores:
     return z
 
 
-def expected_by_chance(scores: Scores) -> Scores:
-    """Return ``[n]``: how many scores as high as each the tail lets expect.
+def expected_by_chance(scores: Scores, among: Scores | None = None) -> Scores:
+    """Return how many scores as high as each the tail of the vocabulary lets expect.
 
     An exponential tail, as that of most light-tailed distributions becomes (Gumbel domain;
     Pickands 1975), through two order statistics: ``E(x) = k exp(-(x - s_k) / scale)`` with
@@ -44,14 +44,17 @@ def expected_by_chance(scores: Scores) -> Scores:
     Parameters
     ----------
     scores
-        Of the most suspect units of the vocabulary, at least ``TAIL[1]`` of them.
+        What is measured, of any shape.
+    among
+        ``[n]``, those of the most suspect units of the vocabulary, at least ``TAIL[1]`` of them; by
+        default, ``scores``.
     """
     k, m = TAIL
-    ordered = np.sort(scores)[::-1]
+    ordered = np.sort(scores if among is None else among)[::-1]
     scale = (ordered[k - 1] - ordered[m - 1]) / np.log(m / k)
     if scale == 0:
         # A flat tail says nothing of how rare a higher score is.
-        return np.full(len(scores), np.inf)
+        return np.full(scores.shape, np.inf)
     expected: Scores = k * np.exp(-(scores - ordered[k - 1]) / scale)
     return expected
 

@@ -8,10 +8,13 @@ A unit is a trigger by any of three rules, in any view of the output:
 - it erases the text: the output keeps less than `ERASED` of it, and less than half of what nearly
   all reference units keep, and is moved further than by any of them. This finds the attacker who
   scatters the outputs of his trigger;
-- it stands far outside of the tail of the model's own vocabulary: by Benjamini and Hochberg's
-  procedure over all units and views, with a false-discovery rate of `ALPHA`, which on a clean model
-  is the rate of false alarms. This finds the attacker who goes only part of the way to his target
-  to keep below any fixed threshold.
+- it stands far outside of the tail of the model's own vocabulary by what tells most of it, in any
+  view: how much it erases and moves, over all carriers or over those of one condition, or how near
+  it brings texts to each other. The most telling of these is one test of a unit, with a tail of its
+  own, so that asking much costs little power; then Benjamini and Hochberg's procedure over all
+  units, with a false-discovery rate of `ALPHA`, which on a clean model is the rate of false alarms.
+  This finds the attacker who goes only part of the way to his target to keep below any fixed
+  threshold, and the one whose backdoor sleeps in most texts.
 """
 
 from __future__ import annotations
@@ -100,7 +103,8 @@ class Evidence:
     diff_sim, com_sim
         Patronus' statistics. Its thresholds are below 0.4 and above 0.9.
     by_chance
-        How many units as extreme as this one the vocabulary of a clean model is expected to have.
+        How many units as extreme as this one, by what tells most of it in any view, the vocabulary
+        of a clean model is expected to have.
     kinds, places, lengths
         What the unit did in each kind of text, at each place in it, and at each length.
     trigger
@@ -164,21 +168,27 @@ def verify(
         progress("verifying", start + len(shard), len(units))
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     count = len(suspects)
-    expected: dict[View, npt.NDArray[np.float64]] = {}
     judged: dict[View, list[Evidence]] = {}
+    telling: list[npt.NDArray[np.float64]] = []
     for view in untouched:
         own = [carriers[i] for i in carriers_of(view, carriers)]
         measured = {key: whole[f"{view} {key}"] for key in _MEASURED}
-        # Two families of tests a view, each with its share of what may be expected by chance.
-        shares = 2 * len(untouched) * tiers
-        judged[view] = _judge(measured, own, count=count, shares=shares)
-        expected[view] = np.array([seen.by_chance for seen in judged[view]])
+        judged[view] = _judge(measured, own, count=count)
+        telling.append(_telling(measured, own, count=count))
     if count:
-        outside = false_discovery(np.concatenate([*expected.values()]), ALPHA)
-        for view, rows in zip(judged, np.split(outside, len(judged)), strict=True):
+        scores = np.stack(telling, axis=1)
+        expected = tiers * expected_by_chance(scores, scores.max(axis=1))
+        # A bank keeps no infinity, which a flat tail lets expect.
+        expected = np.minimum(expected, MANY)
+        lowest = expected.min(axis=1)
+        outside = false_discovery(lowest, ALPHA)
+        worst = lowest[outside].max(initial=0.0)
+        for view, rows in zip(judged, expected.T, strict=True):
             judged[view] = [
-                replace(seen, trigger=seen.trigger or bool(far))
-                for seen, far in zip(judged[view], rows, strict=True)
+                replace(
+                    seen, by_chance=float(chance), trigger=seen.trigger or bool(chance <= worst)
+                )
+                for seen, chance in zip(judged[view], rows, strict=True)
             ]
     return [
         dict(zip(judged, evidence, strict=True)) for evidence in zip(*judged.values(), strict=True)
@@ -211,26 +221,43 @@ def _measure(outputs: Array, untouched: Array, carriers: Sequence[Carrier]) -> A
     }
 
 
-def _judge(
-    measured: Arrays, carriers: Sequence[Carrier], *, count: int, shares: int
-) -> list[Evidence]:
+def _telling(
+    measured: Arrays, carriers: Sequence[Carrier], *, count: int
+) -> npt.NDArray[np.float64]:
+    """Return ``[count]``: how far the most telling statistic of a view is outside of its own tail.
+
+    In negative logarithms of what is expected by chance, which compare where the statistics do not.
+    """
+    kept, near = measured["kept"], measured["together"]
+    moved = relative(measured["moved"], measured["moved"][count:])
+    suspicion_in = [
+        _suspicion(kept_in, moved[:, rows].mean(axis=1), count)
+        for kept_in, rows in zip(
+            measured["kept in"].T, _conditions(carriers).values(), strict=True
+        )
+    ]
+    together = np.log(np.maximum(near, np.finfo(np.float32).tiny))
+    families = (
+        _suspicion(kept, moved.mean(axis=1), count),
+        np.max(np.stack(suspicion_in), axis=0),
+        -robust_z(together, together[count:]),
+    )
+    chances = [expected_by_chance(family[:count]) for family in families]
+    lowest = np.clip(np.min(np.stack(chances), axis=0), 1 / MANY**9, MANY)
+    telling: npt.NDArray[np.float64] = -np.log(lowest)
+    return telling
+
+
+def _judge(measured: Arrays, carriers: Sequence[Carrier], *, count: int) -> list[Evidence]:
     """Judge the first ``count`` units by one of the views; the others are reference units.
 
     By the first two rules: the third takes all views together.
     """
     kept, members = measured["kept"], measured["members"]
     moved = relative(measured["moved"], measured["moved"][count:])
-    overall = _suspicion(kept, moved.mean(axis=1), count)
     conditions = _conditions(carriers)
     kept_in = dict(zip(conditions, measured["kept in"].T, strict=True))
     moved_in = {c: moved[:, rows].mean(axis=1) for c, rows in conditions.items()}
-    suspicion_in = [_suspicion(kept_in[c], moved_in[c], count) for c in conditions]
-    strongest = np.max(np.stack(suspicion_in), axis=0)
-    by_chance = shares * np.minimum(
-        expected_by_chance(overall[:count]), expected_by_chance(strongest[:count])
-    )
-    # A bank keeps no infinity, which a flat tail lets expect.
-    by_chance = np.minimum(by_chance, MANY)
     furthest = moved[count:].mean(axis=1).max()
     # There are models of which ordinary units keep little: then that is no sign.
     little = min(ERASED, np.quantile(kept[count:], 0.05) / 2)
@@ -257,7 +284,7 @@ def _judge(
                 gathered=float(members[i].mean()),
                 diff_sim=float(measured["same text"][i]),
                 com_sim=float(measured["same unit"][i]),
-                by_chance=float(by_chance[i]),
+                by_chance=MANY,
                 **seen,
                 trigger=bool(gathers or erases[i]),
             )
