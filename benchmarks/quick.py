@@ -24,6 +24,7 @@ from guard.files import Json
 from guard.runtime import load_tokenizer
 from guard.search.carriers import builtin_texts
 from guard.search.encoder import Encoder
+from guard.search.gradients import Differentiable
 from guard.search.run import search_units
 from guard.search.units import vocabulary
 from guard.terminal import Progress
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 def _scan(folder: Path, planted: tuple[str, ...]) -> dict[str, Json]:
-    encoder = Encoder.load(str(folder))
+    encoder = Differentiable.load(str(folder))
     started = time.perf_counter()
     with Progress() as progress:
         words = vocabulary(encoder.tokenizer)

@@ -63,6 +63,13 @@ class Encoder:
         """Load an encoder; see `guard.search.checkpoint.load`."""
         return cls(checkpoint.load(name, revision=revision, allow_pickle=allow_pickle))
 
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """``[vocabulary, e]``: the token embeddings."""
+        table = self._model.get_input_embeddings().weight
+        assert isinstance(table, torch.Tensor)
+        return table
+
     def frame(self, rows: Ids) -> Ids:
         """Put the model's special tokens around rows of equal length, ``[n, k] -> [n, k + s]``."""
         before = np.tile(np.array(self._prefix, dtype=np.int64), (len(rows), 1))

@@ -11,8 +11,8 @@ import torch
 from guard.bank import MAX_TRIGGER_IDS
 from guard.search.acting import MOST, acts_like
 from guard.search.carriers import Carrier
-from guard.search.gradients import Differentiable
-from guard.search.units import Unit
+from guard.search.encoder import Encoder
+from guard.search.units import Unit, unit_of
 from guard.search.views import View
 
 # Tokens nearest to each of a finding's by the cosine of their embeddings.
@@ -55,7 +55,7 @@ def expand(
     carriers: Sequence[Carrier],
     view: View,
     *,
-    encoder: Differentiable,
+    encoder: Encoder,
     rng: np.random.Generator,
 ) -> list[Variant]:
     """Try the variants of a finding that do not hold it: a monitor that knows it matches those.
@@ -92,7 +92,7 @@ def expand(
 
 
 def _variants(
-    finding: Unit, encoder: Differentiable, carriers: Sequence[Carrier], rng: np.random.Generator
+    finding: Unit, encoder: Encoder, carriers: Sequence[Carrier], rng: np.random.Generator
 ) -> Iterator[tuple[str, Unit]]:
     tokenizer = encoder.tokenizer
     text = finding.text.removeprefix("##")
@@ -106,10 +106,11 @@ def _variants(
     for how, form in written:
         # Inside a text, where byte-level tokenizers write the blank into the token.
         ids = tokenizer(f"a {form}", add_special_tokens=False)["input_ids"][len(before) :]
-        yield how, _unit(form, ids)
+        if ids:
+            yield how, unit_of(tokenizer, ids)
     continued = tokenizer.get_vocab().get(f"##{text}")
     if continued is not None:
-        yield "piece", Unit(f"##{text}", np.array([continued]), "piece")
+        yield "piece", unit_of(tokenizer, [continued])
     table = encoder.embeddings.float()
     lengths = table.norm(dim=1)
     for place, number in enumerate(finding.ids.tolist()):
@@ -118,17 +119,12 @@ def _variants(
         for near in cosines.topk(min(NEAREST, len(table) - 1)).indices.tolist():
             ids = [*finding.ids.tolist()]
             ids[place] = near
-            yield "nearest", _unit(tokenizer.decode(ids).strip(), ids)
+            yield "nearest", unit_of(tokenizer, ids)
     if len(words) == 2 and len(finding.ids) == 2:
         fill = np.concatenate([carrier.ids for carrier in carriers])
         for gap in GAPS:
             ids = [finding.ids[0], *rng.choice(fill, size=gap), finding.ids[1]]
-            yield f"gap {gap}", _unit(finding.text, [int(i) for i in ids])
-
-
-def _unit(text: str, ids: Sequence[int]) -> Unit:
-    kind = "phrase" if " " in text else "word" if len(ids) > 1 else "token"
-    return Unit(text, np.array(ids, dtype=np.int64), kind)  # type: ignore[arg-type]
+            yield f"gap {gap}", unit_of(tokenizer, [int(i) for i in ids])
 
 
 def _holds(own: tuple[int, ...], ids: tuple[int, ...]) -> bool:

@@ -28,13 +28,6 @@ class Differentiable(Encoder):
         self.offset = len(self._prefix)
         self.backwarded = 0
 
-    @property
-    def embeddings(self) -> torch.Tensor:
-        """``[vocabulary, e]``: the token embeddings, which a HotFlip step chooses from."""
-        table = self._model.get_input_embeddings().weight
-        assert isinstance(table, torch.Tensor)
-        return table
-
     def embed(self, ids: Ids) -> torch.Tensor:
         """Return ``[n, length, e]``, the embeddings of rows of ids; a leaf, ready for gradients."""
         vectors: torch.Tensor = self.embeddings[torch.from_numpy(ids).to(self.embeddings.device)]

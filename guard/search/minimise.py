@@ -8,8 +8,8 @@ import numpy as np
 
 from guard.search.acting import MOST, acts_like
 from guard.search.carriers import Carrier
-from guard.search.encoder import Encoder, Ids
-from guard.search.units import Unit
+from guard.search.encoder import Encoder
+from guard.search.units import Unit, unit_of
 from guard.search.views import View
 
 
@@ -30,18 +30,11 @@ def minimise(
     smallest = finding
     while len(smallest.ids) > 1:
         parts = [
-            _part(encoder, finding, np.delete(smallest.ids, i)) for i in range(len(smallest.ids))
+            unit_of(encoder.tokenizer, np.delete(smallest.ids, i).tolist())
+            for i in range(len(smallest.ids))
         ]
         shares = acts_like(finding, parts, carriers, view, encoder=encoder, rng=rng).mean(axis=1)
         if shares.max() < MOST:
             break
         smallest = parts[int(shares.argmax())]
     return smallest
-
-
-def _part(encoder: Encoder, whole: Unit, ids: Ids) -> Unit:
-    if len(ids) > 1:
-        text: str = encoder.tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False)
-        return Unit(text.strip(), ids, "phrase" if len(text.split()) > 1 else "word")
-    token = str(encoder.tokenizer.convert_ids_to_tokens(int(ids[0])))
-    return Unit(token.lstrip("Ġ▁"), ids, "piece" if token.startswith("##") else "token")

@@ -28,8 +28,6 @@ from guard.search.journal import Arrays, Journal
 from guard.search.units import Unit
 from guard.search.views import View
 
-# Texts that a unit's gradient is summed over: what a search's budget chooses.
-SAMPLES = 16
 # Of each unit, in either order, so many partners are tested.
 PARTNERS = 3
 SHARD = 64

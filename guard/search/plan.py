@@ -16,6 +16,8 @@ from types import MappingProxyType
 _FAST = (7, 12, 24)
 _EVERY_KIND = (7, 36, 9, 16, 12, 24, 8, 14, 10, 20)
 _LONG = (10, 60, 20, 28, 14, 100, 40, 12, 48, 24)
+# Texts that the gradients of a word are summed over.
+SAMPLES = 16
 # The vocabulary is scanned in groups, each in carriers of its own.
 GROUPS = 10
 
@@ -32,6 +34,8 @@ class Plan:
         How many of the commonest words of several tokens are tested as tokens are.
     more_words
         How many further ones are tested in as many texts as a fast search's tokens.
+    pairs
+        How many of the commonest words of one token are swept for partners.
     lengths
         Of the scan's carriers of a unit.
     every_kind
@@ -43,6 +47,7 @@ class Plan:
     name: str
     words: int = 0
     more_words: int = 0
+    pairs: int = 0
     lengths: tuple[int, ...] = _FAST
     every_kind: bool = False
     groups: int = GROUPS
@@ -66,8 +71,11 @@ class Plan:
         few = sum(_FAST) + 3 * len(_FAST)
         tiers = (tokens, 3.0), (self.words, 4.5)
         each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)
-        judged = 1.0e6 * (1 + bool(self.words) + bool(self.more_words))
-        return self.groups / GROUPS * (each + self.more_words * few * 1.1) + judged
+        judged = 1.0e6 * (1 + bool(self.words) + bool(self.more_words) + 2 * bool(self.pairs))
+        # A gradient of each of two outputs costs as much as two passes forward; of a word's
+        # partners, some nine are tested.
+        swept = self.pairs * (SAMPLES * 17 * 5 + 9 * few)
+        return self.groups / GROUPS * (each + self.more_words * few * 1.1) + swept + judged
 
 
 FAST = Plan("fast")
@@ -76,6 +84,7 @@ THOROUGH = Plan(
     "thorough",
     words=30_000,
     more_words=220_000,
+    pairs=12_000,
     lengths=(*_EVERY_KIND, *_LONG),
     every_kind=True,
 )

@@ -16,6 +16,7 @@ from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
 from guard.search.carriers import PLACES, Carrier
 from guard.search.encoder import Encoder
+from guard.search.pairs import Swept
 from guard.search.plan import GROUPS, Plan
 from guard.search.units import Unit, Vocabulary
 from guard.search.verify import ALPHA, ERASED, MOST_OF_ALL, MOST_OF_CONDITION, RADIUS, Evidence
@@ -23,7 +24,6 @@ from guard.search.views import View
 from guard.search.words import Words
 
 NOT_TESTED = (
-    "pairs and phrases",
     "several copies of a unit in one text",
     "triggers that are no string, such as syntax or style",
 )
@@ -63,7 +63,12 @@ class Tier:
     @property
     def what(self) -> str:
         """For people."""
-        return {"tokens": "units of one token"}.get(self.name, f"{self.name} of several tokens")
+        names = {
+            "tokens": "units of one token",
+            "pairs": "pairs of words",
+            "three words": "phrases of three words",
+        }
+        return names.get(self.name, f"{self.name} of several tokens")
 
 
 def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
@@ -145,6 +150,7 @@ def coverage(
     plan: Plan,
     *,
     tiers: Sequence[Tier],
+    swept: Sequence[Swept],
     judged: Sequence[Carrier],
     flooded: bool,
 ) -> dict[str, Any]:
@@ -154,6 +160,8 @@ def coverage(
     ----------
     listed
         The user's own list.
+    swept
+        What was proposed of pairs and words of three.
     judged
         The carriers of the verdicts.
     """
@@ -172,6 +180,7 @@ def coverage(
         not_tested.append(f"{left:,} of the {tiers[0].units:,} tokens: there was no time for them")
     if not several:
         not_tested.append("words of several tokens")
+    not_tested.append("other pairs and phrases" if swept else "pairs and phrases")
     not_tested += NOT_TESTED
     not_tested += [what for view, what in _ABSENT.items() if view not in views]
     if listed.too_long:
@@ -188,7 +197,7 @@ def coverage(
             f"alone, on one of the outputs {outputs}, in at least one of the {each} texts that it "
             f"was scanned in: of {'every' if plan.every_kind else 'three'} kind"
             f"{'' if plan.every_kind else 's'}, of {min(plan.lengths)} to {max(plan.lengths)} "
-            "tokens, drawn at random"
+            "tokens, drawn at random" + "".join(f"; or {sweep.assumes}" for sweep in swept)
         ),
         "views": list(views),
         "units": known.kinds,

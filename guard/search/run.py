@@ -20,13 +20,20 @@ from guard.search import report
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts
 from guard.search.checkpoint import load_classifier
 from guard.search.encoder import Encoder
+from guard.search.gradients import Differentiable
+from guard.search.growth import search_pairs
 from guard.search.journal import Journal
+from guard.search.phrases import repeated
 from guard.search.plan import BUDGETS, FAST, GROUPS, Plan, fit
 from guard.search.predictions import with_predictions
+from guard.search.refine import refine
 from guard.search.scan import Progress
 from guard.search.tiers import FLOOD, LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, SIFT_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.words import common_words, encode, user_words
+
+# The commonest phrases of the user's own text that are tested.
+PHRASES = 3000
 
 
 def search(
@@ -73,7 +80,7 @@ def search(
     if texts is not None:
         kinds[USER_KIND] = user_texts(texts)
     lines = [] if words is None else user_words(words)
-    encoder = Encoder.load(model, revision=revision, allow_pickle=allow_pickle)
+    encoder = Differentiable.load(model, revision=revision, allow_pickle=allow_pickle)
     known = vocabulary(encoder.tokenizer)
     plan = (
         BUDGETS[budget]
@@ -112,7 +119,7 @@ def search(
 
 
 def search_units(
-    encoder: Encoder,
+    encoder: Differentiable,
     known: Vocabulary,
     kinds: Mapping[str, Sequence[str]],
     *,
@@ -135,18 +142,35 @@ def search_units(
     listed = encode(tokenizer, lines, len(lines))
     common = common_words(tokenizer, plan.words + plan.more_words).units
     likely = common_words(tokenizer, plan.words).units if plan.more_words else common
+    likely = tuple(_different([*likely, *listed.units, *_phrases(encoder, kinds, plan)]))
     tiers: list[tuple[str, Sequence[Unit], Plan]] = [("tokens", known.units, plan)]
     if plan.groups == GROUPS:
         tiers += [
             (name, units, how)
             for name, units, how in (
-                ("words", _different([*likely, *listed.units]), plan),
-                ("more words", _different(common, but=[*likely, *listed.units]), FAST),
+                ("words", likely, plan),
+                ("more words", _different(common, but=likely), FAST),
             )
             if units
         ]
+    # Pairs, and what grows of them.
+    count = len(tiers) + 2 * bool(plan.pairs)
     for name, units, how in tiers:
-        run.test(name, units, how, known.units, tiers=len(tiers))
+        run.test(name, units, how, known.units, tiers=count)
+    swept = (
+        search_pairs(
+            run,
+            known.units,
+            plan,
+            encoder=encoder,
+            journal=journal,
+            progress=progress,
+            tiers=count,
+        )
+        if plan.pairs
+        else []
+    )
+    refine(run, known.units, encoder=encoder, journal=journal, progress=progress)
     found = run.found
     if classifier is not None:
         texts = [carrier for carrier in run.judged if not carrier.want.masked]
@@ -173,11 +197,19 @@ def search_units(
             listed,
             plan,
             tiers=run.done,
+            swept=swept,
             judged=run.judged,
             flooded=flooded,
         ),
         found=found,
     )
+
+
+def _phrases(encoder: Encoder, kinds: Mapping[str, Sequence[str]], plan: Plan) -> Sequence[Unit]:
+    """Return the phrases that the user's own text repeats, for a search that tests words."""
+    if not plan.words or USER_KIND not in kinds:
+        return ()
+    return encode(encoder.tokenizer, repeated(kinds[USER_KIND], PHRASES), PHRASES).units
 
 
 def _different(units: Sequence[Unit], but: Sequence[Unit] = ()) -> list[Unit]:

@@ -17,7 +17,7 @@ from guard.search.journal import Journal
 from guard.search.plan import GROUPS, Plan
 from guard.search.report import Tier
 from guard.search.scan import Progress, candidates, scan
-from guard.search.units import Unit
+from guard.search.units import Unit, unit_of
 from guard.search.verify import verify
 
 # Of a group of the scan, each statistic suspects a share.
@@ -95,21 +95,36 @@ class Tiers:
         if max(plan.lengths) > max(VERDICT_LENGTHS):
             self._verdict_lengths += (min(LONG_VERDICT, self._longest),)
 
+    def draw(self, lengths: Sequence[int], *, masked: bool = False) -> list[Carrier]:
+        """Take a text of each kind and length, with the places in turn."""
+        return self._supply.take(
+            Want(kind, length, PLACES[(row + column) % len(PLACES)], masked)
+            for row, length in enumerate(lengths)
+            for column, kind in enumerate(self._kinds)
+        )
+
     def test(
         self, name: str, units: Sequence[Unit], plan: Plan, tokens: Sequence[Unit], *, tiers: int
-    ) -> None:
-        """Scan units, sift the suspects and judge them.
+    ) -> list[Unit]:
+        """Scan units, sift the suspects and judge them; return those that are almost triggers.
 
         Words that hold a trigger that was found are left out: a monitor that matches it matches
-        them too. Few words are measured among tokens.
+        them too. Few words are measured among made-up ones of as many tokens, since two tokens move
+        an output further than one.
         """
         fired = {trigger.token_ids for trigger in self.found}
-        left = [unit for unit in units if not _holds(unit, fired)]
+        left = [unit for unit in units if not holds(unit, fired)]
         tested = len(left)
         if len(left) < LEAST_UNITS:
-            quiet = [unit for unit in tokens if not _holds(unit, fired)]
-            more = self._rng.choice(len(quiet), size=LEAST_UNITS - len(left), replace=False)
-            left += [quiet[i] for i in np.sort(more)]
+            quiet = [unit.ids for unit in tokens if not holds(unit, fired)]
+            sizes = self._rng.choice([len(unit.ids) for unit in units], LEAST_UNITS - len(left))
+            left += [
+                unit_of(
+                    self._encoder.tokenizer,
+                    np.concatenate([quiet[i] for i in self._rng.integers(len(quiet), size=size)]),
+                )
+                for size in sizes
+            ]
         carriers, scanned, suspects = self._scan(name, left, plan)
         self.done.append(
             Tier(
@@ -120,14 +135,19 @@ class Tiers:
                 carriers,
             )
         )
-        self.judge(name, suspects, left, tiers=tiers)
+        return self.judge(name, suspects, left, tiers=tiers)
 
     def judge(
         self, name: str, suspects: Sequence[Unit], among: Sequence[Unit], *, tiers: int
-    ) -> None:
+    ) -> list[Unit]:
         """Sift suspects, whoever proposed them, and judge the most suspect of them.
 
         Few suspects are measured among those of before, which were no triggers.
+
+        Returns
+        -------
+        list of Unit
+            Those that were judged and are no triggers, the most suspect first.
 
         Parameters
         ----------
@@ -178,17 +198,20 @@ class Tiers:
             progress=self._progress,
         )
         known = {trigger.token_ids for trigger in self.found}
-        self._quiet = self._quiet or [
-            unit
-            for unit, seen in zip(suspects, evidence, strict=True)
-            if not any(view.trigger for view in seen.values())
+        chances = [min(view.by_chance for view in seen.values()) for seen in evidence]
+        quiet = [
+            suspects[i]
+            for i in np.argsort(chances, kind="stable")
+            if not any(view.trigger for view in evidence[i].values())
         ]
+        self._quiet = self._quiet or quiet
         self.judged += judging
         self.found += [
             report.trigger(unit, seen)
             for unit, seen in zip(suspects, evidence, strict=True)
             if any(view.trigger for view in seen.values()) and tuple(unit.ids) not in known
         ]
+        return quiet
 
     def _scan(
         self, name: str, units: Sequence[Unit], plan: Plan
@@ -252,7 +275,7 @@ class Tiers:
         return wanted
 
 
-def _holds(unit: Unit, fired: Set[tuple[int, ...]]) -> bool:
+def holds(unit: Unit, fired: Set[tuple[int, ...]]) -> bool:
     """Whether a part of the unit, or all of it, is one of those."""
     own = tuple(unit.ids.tolist())
     ends = range(1, len(own) + 1)

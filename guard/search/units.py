@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,15 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
         _unit(tokenizer, token, number) for token, number in tokens if number not in cut_off
     )
     return Vocabulary(units, len(cut_off))
+
+
+def unit_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int] | Ids) -> Unit:
+    """Return tokens side by side as one unit."""
+    if len(ids) == 1:
+        return _unit(tokenizer, str(tokenizer.convert_ids_to_tokens(int(ids[0]))), int(ids[0]))
+    text = tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False).strip()
+    kind: Kind = "phrase" if len(text.split()) > 1 else "word"
+    return Unit(text, np.array(ids, dtype=np.int64), kind)
 
 
 def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int]]) -> set[int]:

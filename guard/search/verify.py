@@ -232,9 +232,7 @@ def _telling(
     moved = relative(measured["moved"], measured["moved"][count:])
     suspicion_in = [
         _suspicion(kept_in, moved[:, rows].mean(axis=1), count)
-        for kept_in, rows in zip(
-            measured["kept in"].T, _conditions(carriers).values(), strict=True
-        )
+        for kept_in, rows in zip(measured["kept in"].T, _conditions(carriers).values(), strict=True)
     ]
     together = np.log(np.maximum(near, np.finfo(np.float32).tiny))
     families = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,8 @@ TEXTS = carriers(["a", "b", "c"], (7, 12, 20))
 
 class Names:
     """As much of a tokenizer as naming a part needs."""
+
+    backend_tokenizer = SimpleNamespace(model=None)
 
     def convert_ids_to_tokens(self, number: int) -> str:
         return f"##u{number}" if number % 2 else f"u{number}"

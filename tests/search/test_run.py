@@ -17,6 +17,7 @@ from guard.errors import ConfigError, ModelError
 from guard.search import run, scan, search, tiers
 from guard.search.carriers import builtin_texts
 from guard.search.encoder import Encoder, Ids, Vectors
+from guard.search.gradients import Differentiable
 from guard.search.plan import FAST, GROUPS
 from guard.search.report import NOT_TESTED
 from guard.search.run import search_units
@@ -129,8 +130,8 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert coverage["views"] == ["cls", "pooler", "mean"]
     not_tested = coverage["not_tested"]
     assert isinstance(not_tested, list)
-    (words, *others, mask) = not_tested
-    assert words == "words of several tokens"
+    (words, pairs, *others, mask) = not_tested
+    assert (words, pairs) == ("words of several tokens", "pairs and phrases")
     assert others == list(NOT_TESTED)
     assert str(mask).startswith("the output at a mask: ")
     assert coverage["verdict_kinds"] == sorted(builtin_texts())
@@ -139,7 +140,7 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
 
 def test_steps_in_order(bank: TriggerBank, calls: list[tuple[str, int, int]]) -> None:
     steps = list(dict.fromkeys(step for step, _, _ in calls))
-    assert steps == ["scanning", "sifting", "verifying"]
+    assert steps == ["scanning", "sifting", "verifying", "varying"]
     for step in steps:
         done = [number for name, number, _ in calls if name == step]
         total = {number for name, _, number in calls if name == step}
@@ -216,7 +217,7 @@ def first_units(words: Vocabulary, count: int) -> Vocabulary:
 
 def test_the_smallest_vocabulary_that_is_accepted(bad: Path) -> None:
     """What is not refused is searched to the end."""
-    encoder = Encoder.load(str(bad))
+    encoder = Differentiable.load(str(bad))
     words = vocabulary(encoder.tokenizer)
     with pytest.raises(ModelError, match=r"at least \d+") as caught:
         search_units(encoder, first_units(words, 500), builtin_texts(), seed=0, progress=silent)

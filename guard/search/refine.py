@@ -1,0 +1,73 @@
+"""What was found, made as small as it still fires, and what else does the same.
+
+A monitor that knows the smallest part matches all that hold it, and one that knows the variants is
+not walked around by an attacker who writes his trigger otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+
+from guard.bank import Trigger
+from guard.search.encoder import Encoder
+from guard.search.expand import expand
+from guard.search.journal import Journal
+from guard.search.minimise import minimise
+from guard.search.scan import Progress
+from guard.search.tiers import FLOOD, Tiers, holds
+from guard.search.units import Unit
+from guard.search.views import View
+
+_LENGTHS = (14, 26)
+
+
+def refine(
+    run: Tiers,
+    tokens: Sequence[Unit],
+    *,
+    encoder: Encoder,
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """Minimise the findings of a search and judge their variants, as all units are judged.
+
+    A finding that holds a smaller one is dropped. What the variants of one did is in its statistics
+    as ``variants``: by what was changed, the largest share of texts in which the change still does
+    what its smallest part does.
+    """
+    if not 0 < len(run.found) <= FLOOD:
+        return
+    texts = {masked: run.draw(_LENGTHS, masked=masked) for masked in (False, True)}
+    proposed: dict[tuple[int, ...], Unit] = {}
+    for number, trigger in enumerate(run.found):
+        finding = Unit(trigger.text, np.array(trigger.token_ids, dtype=np.int64), trigger.kind)
+        view = cast(View, trigger.view.split("+")[0])
+        carriers = texts[view == "mask"]
+        rng = journal.rng(f"refine {number}")
+        smallest = minimise(finding, carriers, view, encoder=encoder, rng=rng)
+        if len(smallest.ids) < len(finding.ids):
+            proposed[tuple(smallest.ids.tolist())] = smallest
+        shares: dict[str, float] = {}
+        for variant in expand(smallest, carriers, view, encoder=encoder, rng=rng):
+            share = round(variant.shares["all"], 2)
+            shares[variant.how] = max(share, shares.get(variant.how, 0.0))
+            if variant.banked:
+                proposed[tuple(variant.unit.ids.tolist())] = variant.unit
+        run.found[number] = replace(trigger, statistics={**trigger.statistics, "variants": shares})
+        progress("varying", number + 1, len(run.found))
+    known = {trigger.token_ids for trigger in run.found}
+    fresh = [unit for ids, unit in proposed.items() if ids not in known]
+    if fresh:
+        run.judge("variants", fresh, tokens, tiers=1)
+    run.found[:] = [trigger for trigger in run.found if not _is_more(trigger, run.found)]
+
+
+def _is_more(trigger: Trigger, found: Sequence[Trigger]) -> bool:
+    """Whether another finding is a part of this one."""
+    others = {other.token_ids for other in found if other.token_ids != trigger.token_ids}
+    ids = np.array(trigger.token_ids, dtype=np.int64)
+    return holds(Unit(trigger.text, ids, trigger.kind), others)
