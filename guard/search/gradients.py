@@ -25,6 +25,8 @@ class Differentiable(Encoder):
 
     def __init__(self, loaded: Checkpoint) -> None:
         super().__init__(loaded)
+        # Of the embeddings that are fed alone: gradients of weights cost half as much again.
+        self._model.requires_grad_(False)
         self.offset = len(self._prefix)
         self.backwarded = 0
 
