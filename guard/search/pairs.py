@@ -8,6 +8,10 @@ embedding, a mask or zeros lose the signal), and it is another one in every text
 texts rank the partners by ``<gradient, E_u>``, HotFlip's linear approximation (Ebrahimi et al.
 2018), and the first few are put in fresh text, as every unit is.
 
+A few texts tell which units have a partner, long before they tell which it is: half of a trigger
+makes an output ready to move. So the units with the largest sums get many more texts
+(successive halving), and the others one guess.
+
 What comes of it is proposed, and nothing is cleared: a pair is missed whose gradient names it from
 neither of its sides.
 """
@@ -18,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from guard.errors import ModelError
@@ -28,8 +33,13 @@ from guard.search.journal import Arrays, Journal
 from guard.search.units import Unit
 from guard.search.views import View
 
-# Of each unit, in either order, so many partners are tested.
-PARTNERS = 3
+# Of each unit, in either order and by each output, so many partners are tested.
+PARTNERS = 1
+# This share of the units by the largest sum, in either order and by each output, goes on.
+SHARE = 0.02
+LEAST = 64
+# Of these, so many partners are tested.
+FINALISTS_PARTNERS = 8
 SHARD = 64
 
 
@@ -43,14 +53,18 @@ class Swept:
         Units of several tokens, none twice.
     units, partners
         How many units were swept, and over how many partners each.
-    samples
-        Texts of each unit.
+    samples, further
+        Texts of each unit, and more of those that went on.
+    finalists
+        How many went on.
     """
 
     proposed: tuple[Unit, ...]
     units: int
     partners: int
     samples: int
+    further: int
+    finalists: int
 
     @property
     def tested(self) -> float:
@@ -62,9 +76,10 @@ class Swept:
         """For people."""
         return (
             f"a pair of {self.units:,} units and {self.partners:,} words side by side, in either "
-            f"order, that the gradient in {self.samples} texts ranks among the first {PARTNERS} "
-            f"by one of the outputs, from one of its sides ({self.tested:.2%} of the ordered pairs "
-            "were put in text); the outputs are that of the first or last token, and the mean"
+            f"order, of which one half has a gradient in {self.samples} texts that is among the "
+            f"{self.finalists:,} largest, and ranks the other among the first {FINALISTS_PARTNERS} "
+            f"in {self.further} more, by one of the outputs ({self.tested:.2%} of the ordered "
+            "pairs were put in text); the outputs are that of the first or last token, and the mean"
         )
 
 
@@ -73,6 +88,7 @@ def sweep(
     units: Sequence[Unit],
     partners: Sequence[Unit],
     carriers: Sequence[Carrier],
+    further: Sequence[Carrier],
     *,
     encoder: Differentiable,
     journal: Journal,
@@ -88,29 +104,53 @@ def sweep(
         Of any number of tokens: pairs that half fire grow to three words so.
     partners
         Of one token each; those that stand beside a unit are drawn from them as well.
-    carriers
-        One sample each.
+    carriers, further
+        One sample each, of every unit, and of those that go on.
     """
     ids = np.array([unit.ids[0] for unit in partners if len(unit.ids) == 1], dtype=np.int64)
     if len(ids) < len(partners) or not len(ids):
         raise ModelError("pairs are swept over partners of one token; leave the others out")
-    untouched = [encoder.read(encoder.frame(carrier.ids[np.newaxis])) for carrier in carriers]
     proposed: dict[bytes, Unit] = {}
-    done = 0
-    for shard in _shards(units):
 
-        def measure(rng: np.random.Generator, shard: Sequence[Unit] = shard) -> Arrays:
-            stacked = np.stack([unit.ids for unit in shard])
-            return {"first": _rank(encoder, stacked, ids, carriers, untouched, rng)}
+    def rank(
+        name: str,
+        units: Sequence[Unit],
+        carriers: Sequence[Carrier],
+        first: int,
+        progress: Callable[[int], None],
+    ) -> tuple[list[Unit], npt.NDArray[np.float32]]:
+        untouched = [encoder.read(encoder.frame(carrier.ids[np.newaxis])) for carrier in carriers]
+        ranked: list[Unit] = []
+        strongest: list[npt.NDArray[np.float32]] = []
+        for shard in _shards(units):
 
-        ranked = journal.shard(f"{name} {done}", measure)["first"]
-        for unit, (before, behind) in zip(shard, ranked, strict=True):
-            pairs = [join(partners[i], unit) for i in before]
-            pairs += [join(unit, partners[i]) for i in behind]
-            proposed.update((pair.ids.tobytes(), pair) for pair in pairs)
-        done += len(shard)
-        progress(done)
-    return Swept(tuple(proposed.values()), len(units), len(partners), len(carriers))
+            def measure(rng: np.random.Generator, shard: Sequence[Unit] = shard) -> Arrays:
+                stacked = np.stack([unit.ids for unit in shard])
+                return _rank(encoder, stacked, ids, carriers, untouched, rng, first)
+
+            measured = journal.shard(f"{name} {len(ranked)}", measure)
+            for unit, (before, behind) in zip(shard, measured["first"], strict=True):
+                pairs = [join(partners[i], unit) for i in before]
+                pairs += [join(unit, partners[i]) for i in behind]
+                proposed.update((pair.ids.tobytes(), pair) for pair in pairs)
+            ranked += shard
+            strongest.append(measured["strongest"])
+            progress(len(ranked))
+        return ranked, np.concatenate(strongest)
+
+    ranked, strongest = rank(name, units, carriers, PARTNERS, progress)
+    count = min(len(ranked), max(LEAST, round(SHARE * len(ranked))))
+    best = np.unique(np.argsort(-strongest, axis=0, kind="stable")[:count])
+    finalists = [ranked[i] for i in best]
+    rank(f"{name} further", finalists, further, FINALISTS_PARTNERS, lambda done: None)
+    return Swept(
+        tuple(proposed.values()),
+        len(units),
+        len(partners),
+        len(carriers),
+        len(further),
+        len(best),
+    )
 
 
 def join(first: Unit, second: Unit) -> Unit:
@@ -135,11 +175,16 @@ def _rank(
     carriers: Sequence[Carrier],
     untouched: Sequence[dict[View, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]],
     rng: np.random.Generator,
-) -> Ids:
-    """Return the first partners of units ``[n, k]``: ``[n, 2, views * PARTNERS]``, as indices.
+    first: int,
+) -> Arrays:
+    """Rank the partners of units ``[n, k]``, as indices.
 
-    On the first side are those before the unit, on the second those behind it. Each view ranks for
-    itself: in a sum, one that is not seized hides one that is.
+    Returns
+    -------
+    Arrays
+        ``first``, ``[n, 2, views * first]``: the first partners before the unit, and behind it.
+        Each view ranks for itself: in a sum, one that is not seized hides one that is.
+        ``strongest``, ``[n, 2 * views]``: the sum of the first of all.
     """
     count, size = units.shape
     table = encoder.embeddings[torch.from_numpy(partners)].float()
@@ -171,9 +216,8 @@ def _rank(
                 )
             sides = torch.stack([gradient[:, at], gradient[:, at + size + 1]]).float()
             totals[view] = totals.get(view, 0) + sides
-    first = [
-        (total @ table.T).topk(min(PARTNERS, len(partners)), dim=2).indices
-        for total in totals.values()
-    ]
-    best: Ids = torch.cat(first, dim=2).transpose(0, 1).numpy()
-    return best
+    best = [(total @ table.T).topk(min(first, len(partners)), dim=2) for total in totals.values()]
+    return {
+        "first": torch.cat([found.indices for found in best], dim=2).transpose(0, 1).numpy(),
+        "strongest": torch.cat([found.values[:, :, 0] for found in best]).T.numpy(),
+    }
