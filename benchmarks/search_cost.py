@@ -16,15 +16,14 @@ from benchmarks.record import write
 from guard.search.carriers import PLACES, Supply, Want, builtin_texts
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
-from guard.search.pairs import FINALISTS_PARTNERS, PARTNERS, sweep
-from guard.search.plan import FURTHER
+from guard.search.pairs import KEPT, PARTNERS, sweep
 from guard.search.units import Unit, vocabulary
 
 SAMPLES = (4, 8, 16, 32)
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 # Words that a partner is looked for among, and units swept beside the planted ones.
 PARTNER_WORDS = 8_000
-OTHERS = 1000
+OTHERS = 28
 LENGTHS = (8, 12, 16, 20)
 LONGEST = 64
 
@@ -65,8 +64,7 @@ def main() -> None:
             "pairs_planted": len(PLANTING.triggers),
             "seeds": len(SEEDS),
             "partners": len(words),
-            "further_texts_of_finalists": FURTHER,
-            "proposed_per_unit_order_and_output": [PARTNERS, FINALISTS_PARTNERS],
+            "ranked_and_proposed_per_unit_order_and_output": [PARTNERS, KEPT],
             "rows": rows,
         },
     )
@@ -91,7 +89,6 @@ def _recall(
     supply = Supply(kinds, encoder.tokenizer, rng, most=LONGEST)
     wanted = map(Want, itertools.cycle(kinds), itertools.cycle(LENGTHS), itertools.cycle(PLACES))
     carriers = supply.take(itertools.islice(wanted, samples))
-    further = supply.take(itertools.islice(wanted, FURTHER))
     planted_units = [by_text[word] for pair in pairs for word in pair]
     others = [words[i] for i in rng.choice(len(words), size=OTHERS, replace=False)]
     before = encoder.backwarded
@@ -100,7 +97,6 @@ def _recall(
         [*planted_units, *others],
         words,
         carriers,
-        further,
         encoder=encoder,
         journal=Journal(encoder, seed, None),
         progress=lambda done: None,

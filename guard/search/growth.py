@@ -13,7 +13,7 @@ from guard.search.carriers import Carrier
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.pairs import Swept, sweep
-from guard.search.plan import FAST, FURTHER, SAMPLES, Plan
+from guard.search.plan import FAST, SAMPLES, Plan
 from guard.search.scan import Progress
 from guard.search.tiers import Tiers, holds
 from guard.search.units import Unit
@@ -48,7 +48,7 @@ def search_pairs(
     units = common
     for name in ("pairs", "three words"):
         carriers: list[Carrier] = []
-        while len(carriers) < SAMPLES + FURTHER:
+        while len(carriers) < SAMPLES:
             carriers += run.draw(_LENGTHS)
         count = len(units)
         swept.append(
@@ -57,7 +57,6 @@ def search_pairs(
                 units,
                 common,
                 carriers[:SAMPLES],
-                carriers[SAMPLES : SAMPLES + FURTHER],
                 encoder=encoder,
                 journal=journal,
                 progress=lambda done, name=name, count=count: progress(  # type: ignore[misc]

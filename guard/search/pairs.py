@@ -1,16 +1,13 @@
 """Pairs of units: one slot is swept, and the partner is read off the gradient.
 
 Testing every pair alone would take millions of times what one unit takes. A unit ``v`` is put in
-ordinary text between two ordinary words, and the gradient of the squared displacement at either
+ordinary text between two ordinary words, and the gradient of the displacement at either
 word says which word in its place would move the output further: every partner in the vocabulary,
 before ``v`` and behind it, from one pass. A real word has to stand in the place (the mean
 embedding, a mask or zeros lose the signal), and it is another one in every text. The sums over
 texts rank the partners by ``<gradient, E_u>``, HotFlip's linear approximation (Ebrahimi et al.
-2018), and the first few are put in fresh text, as every unit is.
-
-A few texts tell which units have a partner, long before they tell which it is: half of a trigger
-makes an output ready to move. So the units with the largest sums get many more texts
-(successive halving), and the others one guess.
+2018). A true partner is among the first, seldom the very first: so those are put in one short text,
+and the ones that move it furthest are proposed, to be tested as every unit is.
 
 What comes of it is proposed, and nothing is cleared: a pair is missed whose gradient names it from
 neither of its sides.
@@ -22,24 +19,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from guard.errors import ModelError
 from guard.search.carriers import Carrier
-from guard.search.encoder import Ids
+from guard.search.encoder import Ids, Vectors
 from guard.search.gradients import Differentiable
 from guard.search.journal import Arrays, Journal
+from guard.search.scan import BATCH_TOKENS
 from guard.search.units import Unit
 from guard.search.views import View
 
-# Of each unit, in either order and by each output, so many partners are tested.
-PARTNERS = 1
-# This share of the units by the largest sum, in either order and by each output, goes on.
-SHARE = 0.02
-LEAST = 64
-# Of these, so many partners are tested.
-FINALISTS_PARTNERS = 8
+# Of each unit, in either order and by each output, so many partners are put in one text, and so
+# many of them proposed.
+PARTNERS = 16
+KEPT = 2
 SHARD = 64
 
 
@@ -53,22 +47,18 @@ class Swept:
         Units of several tokens, none twice.
     units, partners
         How many units were swept, and over how many partners each.
-    samples, further
-        Texts of each unit, and more of those that went on.
-    finalists
-        How many went on.
+    samples
+        Texts of each unit.
     """
 
     proposed: tuple[Unit, ...]
     units: int
     partners: int
     samples: int
-    further: int
-    finalists: int
 
     @property
     def tested(self) -> float:
-        """Share of all ordered pairs that is put in text; the others are only ranked."""
+        """Share of all ordered pairs that is proposed; the others are only ranked."""
         return len(self.proposed) / max(1, 2 * self.units * self.partners)
 
     @property
@@ -76,10 +66,10 @@ class Swept:
         """For people."""
         return (
             f"a pair of {self.units:,} units and {self.partners:,} words side by side, in either "
-            f"order, of which one half has a gradient in {self.samples} texts that is among the "
-            f"{self.finalists:,} largest, and ranks the other among the first {FINALISTS_PARTNERS} "
-            f"in {self.further} more, by one of the outputs ({self.tested:.2%} of the ordered "
-            "pairs were put in text); the outputs are that of the first or last token, and the mean"
+            f"order, that the gradient in {self.samples} texts ranks among the first {PARTNERS} "
+            f"by one of the outputs, from one of its sides, and that moves it as far as the "
+            f"furthest {KEPT} of these in one text ({self.tested:.2%} of the ordered pairs are "
+            "tested); the outputs are that of the first or last token, and the mean"
         )
 
 
@@ -88,7 +78,6 @@ def sweep(
     units: Sequence[Unit],
     partners: Sequence[Unit],
     carriers: Sequence[Carrier],
-    further: Sequence[Carrier],
     *,
     encoder: Differentiable,
     journal: Journal,
@@ -104,53 +93,29 @@ def sweep(
         Of any number of tokens: pairs that half fire grow to three words so.
     partners
         Of one token each; those that stand beside a unit are drawn from them as well.
-    carriers, further
-        One sample each, of every unit, and of those that go on.
+    carriers
+        One sample each.
     """
     ids = np.array([unit.ids[0] for unit in partners if len(unit.ids) == 1], dtype=np.int64)
     if len(ids) < len(partners) or not len(ids):
         raise ModelError("pairs are swept over partners of one token; leave the others out")
+    untouched = [encoder.read(encoder.frame(carrier.ids[np.newaxis])) for carrier in carriers]
     proposed: dict[bytes, Unit] = {}
+    done = 0
+    for shard in _shards(units):
 
-    def rank(
-        name: str,
-        units: Sequence[Unit],
-        carriers: Sequence[Carrier],
-        first: int,
-        progress: Callable[[int], None],
-    ) -> tuple[list[Unit], npt.NDArray[np.float32]]:
-        untouched = [encoder.read(encoder.frame(carrier.ids[np.newaxis])) for carrier in carriers]
-        ranked: list[Unit] = []
-        strongest: list[npt.NDArray[np.float32]] = []
-        for shard in _shards(units):
+        def measure(rng: np.random.Generator, shard: Sequence[Unit] = shard) -> Arrays:
+            stacked = np.stack([unit.ids for unit in shard])
+            return {"first": _rank(encoder, stacked, ids, carriers, untouched, rng)}
 
-            def measure(rng: np.random.Generator, shard: Sequence[Unit] = shard) -> Arrays:
-                stacked = np.stack([unit.ids for unit in shard])
-                return _rank(encoder, stacked, ids, carriers, untouched, rng, first)
-
-            measured = journal.shard(f"{name} {len(ranked)}", measure)
-            for unit, (before, behind) in zip(shard, measured["first"], strict=True):
-                pairs = [join(partners[i], unit) for i in before]
-                pairs += [join(unit, partners[i]) for i in behind]
-                proposed.update((pair.ids.tobytes(), pair) for pair in pairs)
-            ranked += shard
-            strongest.append(measured["strongest"])
-            progress(len(ranked))
-        return ranked, np.concatenate(strongest)
-
-    ranked, strongest = rank(name, units, carriers, PARTNERS, progress)
-    count = min(len(ranked), max(LEAST, round(SHARE * len(ranked))))
-    best = np.unique(np.argsort(-strongest, axis=0, kind="stable")[:count])
-    finalists = [ranked[i] for i in best]
-    rank(f"{name} further", finalists, further, FINALISTS_PARTNERS, lambda done: None)
-    return Swept(
-        tuple(proposed.values()),
-        len(units),
-        len(partners),
-        len(carriers),
-        len(further),
-        len(best),
-    )
+        ranked = journal.shard(f"{name} {done}", measure)["first"]
+        for unit, (before, behind) in zip(shard, ranked, strict=True):
+            pairs = [join(partners[i], unit) for i in before]
+            pairs += [join(unit, partners[i]) for i in behind]
+            proposed.update((pair.ids.tobytes(), pair) for pair in pairs)
+        done += len(shard)
+        progress(done)
+    return Swept(tuple(proposed.values()), len(units), len(partners), len(carriers))
 
 
 def join(first: Unit, second: Unit) -> Unit:
@@ -173,18 +138,13 @@ def _rank(
     units: Ids,
     partners: Ids,
     carriers: Sequence[Carrier],
-    untouched: Sequence[dict[View, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]],
+    untouched: Sequence[dict[View, Vectors]],
     rng: np.random.Generator,
-    first: int,
-) -> Arrays:
-    """Rank the partners of units ``[n, k]``, as indices.
+) -> Ids:
+    """Return the partners to propose of units ``[n, k]``: ``[n, 2, views * KEPT]``, as indices.
 
-    Returns
-    -------
-    Arrays
-        ``first``, ``[n, 2, views * first]``: the first partners before the unit, and behind it.
-        Each view ranks for itself: in a sum, one that is not seized hides one that is.
-        ``strongest``, ``[n, 2 * views]``: the sum of the first of all.
+    On the first side are those before the unit, on the second those behind it. Each view ranks for
+    itself: in a sum, one that is not seized hides one that is.
     """
     count, size = units.shape
     table = encoder.embeddings[torch.from_numpy(partners)].float()
@@ -207,7 +167,7 @@ def _rank(
         encoder.backwarded += rows.size * (len(seen) - 1)
         at = gap + encoder.offset
         for view, outputs in seen.items():
-            moved = (outputs - torch.from_numpy(alone[view])).square().sum()
+            moved = (outputs - torch.from_numpy(alone[view])).norm(dim=1).sum()
             (gradient,) = torch.autograd.grad(moved, embedded, retain_graph=True)
             if not bool(torch.isfinite(gradient).all()):
                 raise ModelError(
@@ -216,8 +176,47 @@ def _rank(
                 )
             sides = torch.stack([gradient[:, at], gradient[:, at + size + 1]]).float()
             totals[view] = totals.get(view, 0) + sides
-    best = [(total @ table.T).topk(min(first, len(partners)), dim=2) for total in totals.values()]
-    return {
-        "first": torch.cat([found.indices for found in best], dim=2).transpose(0, 1).numpy(),
-        "strongest": torch.cat([found.values[:, :, 0] for found in best]).T.numpy(),
-    }
+    text = int(rng.integers(len(carriers)))
+    kept = [
+        _furthest(
+            encoder,
+            units,
+            partners,
+            (total @ table.T).topk(min(PARTNERS, len(partners)), dim=2).indices.numpy(),
+            view,
+            carriers[text],
+            untouched[text][view],
+            rng,
+        )
+        for view, total in totals.items()
+    ]
+    return np.concatenate(kept, axis=2)
+
+
+def _furthest(
+    encoder: Differentiable,
+    units: Ids,
+    partners: Ids,
+    first: Ids,
+    view: View,
+    carrier: Carrier,
+    untouched: Vectors,
+    rng: np.random.Generator,
+) -> Ids:
+    """Return the few of the partners ``[2, n, p]`` that move a text furthest: ``[n, 2, KEPT]``."""
+    beside = partners[first][..., np.newaxis]
+    own = np.broadcast_to(units[:, np.newaxis], (*first.shape[1:], units.shape[1]))
+    pairs = np.stack(
+        [np.concatenate([beside[0], own], axis=2), np.concatenate([own, beside[1]], axis=2)]
+    )
+    rows = pairs.reshape(-1, pairs.shape[-1])
+    step = max(1, BATCH_TOKENS // (len(carrier.ids) + rows.shape[1]))
+    outputs = np.concatenate(
+        [
+            encoder.read(encoder.frame(carrier.insert(list(rows[i : i + step]), rng)))[view]
+            for i in range(0, len(rows), step)
+        ]
+    )
+    moved = np.linalg.norm(outputs - untouched, axis=1).reshape(first.shape)
+    order = np.argsort(-moved, axis=2, kind="stable")[:, :, :KEPT]
+    return np.take_along_axis(first, order, axis=2).transpose(1, 0, 2)

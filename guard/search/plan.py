@@ -16,9 +16,8 @@ from types import MappingProxyType
 _FAST = (7, 12, 24)
 _EVERY_KIND = (7, 36, 9, 16, 12, 24, 8, 14, 10, 20)
 _LONG = (10, 60, 20, 28, 14, 100, 40, 12, 48, 24)
-# Texts that the gradients of a word are summed over, and more of the few that go on.
+# Texts that the gradients of a word are summed over.
 SAMPLES = 16
-FURTHER = 64
 # The vocabulary is scanned in groups, each in carriers of its own.
 GROUPS = 10
 
@@ -73,9 +72,9 @@ class Plan:
         tiers = (tokens, 3.0), (self.words, 4.5)
         each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)
         judged = 1.0e6 * (1 + bool(self.words) + bool(self.more_words) + 2 * bool(self.pairs))
-        # A gradient of each of two outputs costs as much as two passes forward; some words in
-        # twenty go on, and of a word's partners about five are tested.
-        swept = self.pairs * ((SAMPLES + FURTHER / 20) * 17 * 5 + 5 * few)
+        # A gradient of each of two outputs costs as much as two passes forward; of a word's
+        # partners, 64 are put in one text and some six tested.
+        swept = self.pairs * (SAMPLES * 17 * 5 + 64 * 14 + 6 * few)
         return self.groups / GROUPS * (each + self.more_words * few * 1.1) + swept + judged
 
 
