@@ -25,7 +25,7 @@ from starlette.responses import Response
 from benchmarks import rates, record
 from benchmarks.assets import fetch
 from benchmarks.models import backdoored, classifier
-from benchmarks.monitor import _bank
+from benchmarks.random_banks import SEED, random_bank
 from benchmarks.rates import bare
 from benchmarks.recipes import DEMO, FILM_REVIEWS
 from benchmarks.targets import verdict
@@ -37,7 +37,6 @@ from guard.fields import compile_fields
 from guard.files import Json
 from guard.runtime import load_tokenizer
 
-SEED = 0
 REPEATS = 3_000
 TRIGGERS = 1_000
 BODY_BYTES = 320
@@ -69,7 +68,8 @@ def main() -> None:
     model = classifier(backdoored(DEMO), FILM_REVIEWS)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "monitor"
-        compile_bank(_bank(load_tokenizer(tokenizer_json), TRIGGERS, 3), directory)
+        tokenizer = load_tokenizer(tokenizer_json)
+        compile_bank(random_bank(tokenizer, TRIGGERS, 3, without=_WORDS), directory)
         in_process = asyncio.run(_measure(_apps(Monitor.load(directory))))
         settings = {"MODEL_DIR": str(model), "MONITOR_DIR": str(directory)}
         uvicorn: dict[str, Json] = {
