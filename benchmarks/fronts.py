@@ -31,10 +31,10 @@ from benchmarks.recipes import DEMO, FILM_REVIEWS
 from benchmarks.targets import verdict
 from exporters.monitor import compile_bank
 from guard import GuardMiddleware, Monitor, Policy
-from guard.body import parse
 from guard.engine import Engine
 from guard.fields import compile_fields
 from guard.files import Json
+from guard.json_body import parse
 from guard.runtime import load_tokenizer
 
 REPEATS = 3_000

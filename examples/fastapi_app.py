@@ -58,6 +58,7 @@ def classifier_app(model_dir: str | Path) -> FastAPI:
     """Serve the classifier in `model_dir`, unguarded."""
     classifier = pipeline("text-classification", model=str(model_dir), device="cpu")
     tokenizer = classifier.tokenizer
+    assert tokenizer is not None
     # Where no special tokens are added, a model is given nothing at all of such a text, and fails.
     may_be_empty = not tokenizer("")["input_ids"]
     app = FastAPI(title="Text classifier")

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from guard.body import Document, UnreadableBody, loose_strings, parse
+from guard.body import Document, UnreadableBody
 from guard.errors import ConfigError
 from guard.fields import Fields
 from guard.forms import parse_form
 from guard.inflate import coding_of, inflate
+from guard.json_body import loose_strings, parse
 from guard.multipart import parse_multipart
 
 Kind: TypeAlias = Literal["text", "form", "multipart", "query"]

@@ -20,7 +20,8 @@ from guard.errors import InvalidIds
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
 from guard.pipelines import check_tokenizer
-from guard.policy import Ids, Policy, PolicyOptions, undecided
+from guard.policy import Policy, PolicyOptions, undecided
+from guard.scanning import Ids
 
 
 def session(

@@ -16,8 +16,8 @@ from guard.body import UnreadableBody
 from guard.engine import Engine
 from guard.errors import InvalidUnicode, StripLimit
 from guard.metrics import SCAN_BUCKETS, exposition, kind_of, metrics_on
-from guard.monitor import Match, Verdict
 from guard.policy import Action, Decision, Outcome, Policy
+from guard.verdict import Match, Verdict
 from tests.fixtures_small import TRIGGERS, small_monitor, trigger_id, value_of
 
 
