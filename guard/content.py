@@ -175,8 +175,8 @@ def check_kinds(also: Iterable[str]) -> frozenset[Kind]:
     ConfigError
         There is no such kind.
     """
-    kinds = () if isinstance(also, str) else tuple(also)
-    if isinstance(also, str) or any(kind not in get_args(Kind) for kind in kinds):
+    kinds = tuple(also) if isinstance(also, Iterable) and not isinstance(also, str) else None
+    if kinds is None or any(kind not in get_args(Kind) for kind in kinds):
         raise ConfigError(
             f"also={also!r} is no list of what can be read; write it like also=['form', 'query'], "
             f"and choose from {', '.join(get_args(Kind))}"

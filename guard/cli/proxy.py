@@ -8,6 +8,7 @@ from pathlib import Path
 
 from guard.cli.codes import CLEAN
 from guard.cli.extras import extra
+from guard.errors import ConfigError
 
 HELP = "guard a server in any language, as a sidecar"
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=60.0, help="seconds that the server may take; 60"
     )
     parser.add_argument(
-        "--drain", type=int, default=30, help="seconds to finish requests after SIGTERM; 30"
+        "--drain", type=_drain, default=30, help="seconds to finish requests after SIGTERM; 30"
     )
     parser.add_argument("--audit-log", metavar="FILE", help="JSON lines; - is stdout")
 
@@ -74,8 +75,14 @@ def run(options: argparse.Namespace) -> int:
     policy = Policy.from_env() if options.policy is None else Policy.from_toml(options.policy)
     names = ("action", "on_failure", "on_unscannable", "max_body")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    server = ReverseProxy(options.upstream, timeout=options.timeout)
+    if _same(server.address, options.listen):
+        raise ConfigError(
+            f"--upstream {options.upstream} is where the sidecar itself listens; name the server "
+            "behind it, or listen elsewhere with --listen"
+        )
     app = GuardedProxy(
-        ReverseProxy(options.upstream, timeout=options.timeout),
+        server,
         monitor=live,
         fields=options.fields,
         also=options.also,
@@ -84,6 +91,20 @@ def run(options: argparse.Namespace) -> int:
     follower = Follower(live, options.monitor)
     Sidecar(app, follower, address=options.listen, admin=options.admin, drain=options.drain).run()
     return CLEAN
+
+
+def _same(server: tuple[str, int], listen: tuple[str, int]) -> bool:
+    """Whether what is sent to `server` would come in at `listen`."""
+    hosts = ["127.0.0.1" if host == "localhost" else host for host in (server[0], listen[0])]
+    everywhere = hosts == ["127.0.0.1", "0.0.0.0"]
+    return server[1] == listen[1] and (everywhere or hosts[0] == hosts[1])
+
+
+def _drain(value: str) -> int:
+    # A day and more is no drain but a server that does not end.
+    if not value.isdecimal() or len(value) > 5 or int(value) > 86_400:
+        raise argparse.ArgumentTypeError(f"{value!r} is no number of seconds from 0 to 86400")
+    return int(value)
 
 
 def _address(value: str) -> tuple[str, int]:
