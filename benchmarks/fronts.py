@@ -211,5 +211,10 @@ def render(result: Mapping[str, Any]) -> str:
         f"- MiniLM classifier: {model['ratio']:.1%}; the target is 98 %: "
         f"{verdict(model['ratio'] >= 0.98)}.",
         "",
+        "## Memory",
+        "",
+        "Half an hour at full load: [soak](soak.md). Whose the memory is that still rises then: "
+        "[memory](memory.md).",
+        "",
     ]
     return "\n".join(lines)
