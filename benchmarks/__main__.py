@@ -18,6 +18,7 @@ NAMES = {
     "quick": "scan time, monitor latency, import time: the README's lead",
     "monitor": "what a check costs, and how large and quick to load a monitor is",
     "fronts": "what the middleware adds to a request, and the requests per second that it costs",
+    "memory": "whose the memory is that rises under load",
     "search-cost": "recall of the pair sweep on planted pairs, by the samples spent",
     "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
 }

@@ -25,19 +25,18 @@ from starlette.responses import Response
 from benchmarks import rates, record
 from benchmarks.assets import fetch
 from benchmarks.models import backdoored, classifier
-from benchmarks.monitor import _bank
+from benchmarks.random_banks import SEED, random_bank
 from benchmarks.rates import bare
 from benchmarks.recipes import DEMO, FILM_REVIEWS
 from benchmarks.targets import verdict
 from exporters.monitor import compile_bank
 from guard import GuardMiddleware, Monitor, Policy
-from guard.body import parse
 from guard.engine import Engine
 from guard.fields import compile_fields
 from guard.files import Json
+from guard.json_body import parse
 from guard.runtime import load_tokenizer
 
-SEED = 0
 REPEATS = 3_000
 TRIGGERS = 1_000
 BODY_BYTES = 320
@@ -69,7 +68,8 @@ def main() -> None:
     model = classifier(backdoored(DEMO), FILM_REVIEWS)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "monitor"
-        compile_bank(_bank(load_tokenizer(tokenizer_json), TRIGGERS, 3), directory)
+        tokenizer = load_tokenizer(tokenizer_json)
+        compile_bank(random_bank(tokenizer, TRIGGERS, 3, without=_WORDS), directory)
         in_process = asyncio.run(_measure(_apps(Monitor.load(directory))))
         settings = {"MODEL_DIR": str(model), "MONITOR_DIR": str(directory)}
         uvicorn: dict[str, Json] = {
@@ -210,6 +210,11 @@ def render(result: Mapping[str, Any]) -> str:
         f"{verdict(empty['ratio'] >= 0.6)}.",
         f"- MiniLM classifier: {model['ratio']:.1%}; the target is 98 %: "
         f"{verdict(model['ratio'] >= 0.98)}.",
+        "",
+        "## Memory",
+        "",
+        "Half an hour at full load: [soak](soak.md). Whose the memory is that still rises then: "
+        "[memory](memory.md).",
         "",
     ]
     return "\n".join(lines)

@@ -8,38 +8,37 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmarks import protected, record, rivals, targets
+from benchmarks import protected, record, rivals
 from benchmarks.assets import fetch
 from benchmarks.models import backdoored, classifier
+from benchmarks.monitor_page import render
 from benchmarks.quick import TEXT
+from benchmarks.random_banks import SEED, random_bank
 from benchmarks.recipes import DEMO, FILM_REVIEWS
 from benchmarks.tasks.vader import film_reviews
 from exporters.monitor import compile_bank
-from guard import Monitor, Trigger, TriggerBank
-from guard.bank import ModelIdentity
+from guard import Monitor, TriggerBank
 from guard.files import Json
 from guard.runtime import load_tokenizer
 from guard.search.encoder import Encoder
 
-SEED = 0
 SIZES = (10, 1_000, 100_000)
 REPEATS = 1_000
 REVIEWS = 500
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks" / "monitor.md"
 
 NON_ASCII = TEXT.replace("'", "’").replace(": ", " — ")
+TEXTS = f"{TEXT} {NON_ASCII}"
 
 
 def main() -> None:
@@ -92,7 +91,7 @@ def _measure(
     tokenizer_json: bytes, size: int, scratch: Path, reviews: Sequence[str]
 ) -> dict[str, Json]:
     tokenizer = load_tokenizer(tokenizer_json)
-    bank = _bank(tokenizer, size, 3)
+    bank = random_bank(tokenizer, size, 3, without=TEXTS)
     directory = scratch / f"monitor-{size}"
     started = time.perf_counter()
     compile_bank(bank, directory)
@@ -171,32 +170,11 @@ def _graph(tokenizer_json: bytes, depth: int, scratch: Path) -> dict[str, Json]:
 
     tokenizer = load_tokenizer(tokenizer_json)
     directory = scratch / f"graph-{depth}"
-    compile_bank(_bank(tokenizer, 1_000, depth), directory)
+    compile_bank(random_bank(tokenizer, 1_000, depth, without=TEXTS), directory)
     monitor = Monitor.load(directory, engine="onnx")
     ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
     nodes = onnx.load(directory / "monitor.onnx").graph.node
     return {"nodes": len(nodes), **_times(check_ids=lambda: monitor.check_ids(ids))}
-
-
-def _bank(tokenizer: Tokenizer, size: int, depth: int) -> TriggerBank:
-    """Draw n-grams of up to `depth` ids; none of the text's own is a trigger alone."""
-    rng = random.Random(SEED)
-    own = set(tokenizer.encode(f"{TEXT} {NON_ASCII}", add_special_tokens=False).ids)
-    ids = [number for number in range(2_000, tokenizer.get_vocab_size()) if number not in own]
-    # A bank of 100,000 cannot be of single tokens: there are not so many.
-    alone = 1 / depth if size < len(ids) / 4 else 0.01
-    ngrams: set[tuple[int, ...]] = set()
-    while len(ngrams) < size:
-        length = 1 if rng.random() < alone else rng.randint(min(2, depth), depth)
-        ngrams.add(tuple(rng.choices(ids, k=length)))
-    return TriggerBank.build(
-        verdict="backdoored",
-        model=ModelIdentity("minilm-l6", None, "0" * 64, "BertModel"),
-        tokenizer_json=tokenizer.to_str().encode(),
-        search={},
-        coverage={},
-        found=[Trigger("", tokenizer.decode(n), n, "phrase", "cls", {}) for n in sorted(ngrams)],
-    )
 
 
 def _reachable(monitor: Monitor, bank: TriggerBank) -> str:
@@ -278,116 +256,3 @@ def _summary(seconds: Sequence[float]) -> dict[str, float]:
         "p50": round(ordered[len(ordered) // 2], 1),
         "p99": round(ordered[int(len(ordered) * 0.99)], 1),
     }
-
-
-def render(result: Mapping[str, Any]) -> str:
-    """Render the table of a result."""
-    sizes = result["sizes"]
-    environment = result["environment"]
-    names = [f"{int(size):,}" for size in sizes]
-
-    def row(title: str, cell: Callable[[Any], str]) -> str:
-        return f"| {title} | " + " | ".join(cell(figures) for figures in sizes.values()) + " |"
-
-    def us(times: Mapping[str, float]) -> str:
-        return f"{times['p50']:.1f} ({times['p99']:.1f})"
-
-    def ratio(one: Mapping[str, float], other: Mapping[str, float]) -> str:
-        return f"{one['p50'] / other['p50']:.2f}"
-
-    def added(times: Mapping[str, Mapping[str, float]], base: str) -> str:
-        return f"{times['check']['p50'] - times[base]['p50']:.1f}"
-
-    lines = [
-        "# What the monitor costs",
-        "",
-        "Written by `python -m benchmarks monitor`; do not edit. Microseconds are p50 (p99) on one "
-        f"thread of {environment['processor']}, Python {environment['python']}, load average "
-        f"{result['load_average']} before the run (above 0: other work was running). The text "
-        f"has {result['tokens']} tokens, {result['characters']} characters. Triggers are random "
-        "n-grams of 1 to 3 token ids; 1 % of the 100,000 are single tokens.",
-        "",
-        "| triggers | " + " | ".join(names) + " |",
-        "|---|" + "---|" * len(names),
-        row("clean ASCII text: `tokenizers` alone", lambda f: us(f["clean"]["tokenise"])),
-        row("whole check", lambda f: us(f["clean"]["check"])),
-        row("the same, nothing else in between", lambda f: us(f["clean_alone"]["check"])),
-        row(
-            "times faster than tokenising",
-            lambda f: ratio(f["clean"]["tokenise"], f["clean"]["check"]),
-        ),
-        row("exact path (no pre-filter)", lambda f: us(f["clean"]["exact"])),
-        row('`engine="onnx"`', lambda f: us(f["clean"]["onnx"])),
-        row("`check_ids`", lambda f: us(f["clean"]["check_ids"])),
-        row("non-ASCII text: over tokenising", lambda f: added(f["non_ascii"], "tokenise")),
-        row(
-            "triggered text, with stripping: over tokenising",
-            lambda f: added(f["triggered"], "tokenise"),
-        ),
-        row(
-            "text that passes the pre-filter: over the exact path, times",
-            lambda f: ratio(f["adversary"]["check"], f["adversary"]["exact"]),
-        ),
-        row(
-            "text full of near misses: the same",
-            lambda f: ratio(f["adversary_full"]["check"], f["adversary_full"]["exact"]),
-        ),
-        row(
-            f"{result['reviews']} film reviews: mean to tokenise",
-            lambda f: f"{f['reviews']['tokenise_us']['mean']:.1f}",
-        ),
-        row("mean to check", lambda f: f"{f['reviews']['check_us']['mean']:.1f}"),
-        row("cleared by the pre-filter", lambda f: f"{f['reviews']['cleared']:.1%}"),
-        row("hold a trigger", lambda f: f"{f['reviews']['triggered']:.1%}"),
-        row("compile, s", lambda f: f"{f['compile_s']:.2f}"),
-        row("directory, MB", lambda f: f"{f['directory_mb']:.1f}"),
-        row("load, s", lambda f: f"{f['process']['load_s']:.2f}"),
-        row("resident after loading, MB", lambda f: f"{f['process']['resident_mb']:.0f}"),
-        row("peak while loading, MB", lambda f: f"{f['process']['peak_mb']:.0f}"),
-        "",
-        "`monitor.onnx` alone, 1,000 triggers, one text, through `check_ids`:",
-        "",
-        "| longest trigger | nodes | microseconds |",
-        "|---|---|---|",
-        *(
-            f"| {depth} | {graph['nodes']} | {us(graph['check_ids'])} |"
-            for depth, graph in result["graphs"].items()
-        ),
-        "",
-        "## Targets",
-        "",
-        *targets.of_monitor(result),
-        "",
-        *_beside(result),
-    ]
-    return "\n".join(lines)
-
-
-def _beside(result: Mapping[str, Any]) -> list[str]:
-    """Render what stands beside the monitor: the model, what is picked instead, the deep check."""
-    share, deep = result["classifier"], result["deep"]
-    return [
-        f"The int8 classifier that it protects (MiniLM, one thread) takes "
-        f"{share['classify']['p50']:,.0f} microseconds for the same text; the whole check with "
-        f"1,000 triggers is {share['check']['p50'] / share['classify']['p50']:.2%} of that.",
-        "",
-        "## What a user would pick instead",
-        "",
-        f"{len(DEMO.triggers)} planted triggers, known to the monitor and to the blocklists. Film "
-        "reviews; thresholds of ONION and STRIP at 5 % of as many held-out clean reviews. Shares "
-        "of texts with an alarm: *triggered* and *in disguise* (zero-width characters, accents, "
-        "case, inside longer words: the model still reads the trigger) should be 100 %, *clean* "
-        "and *near variants* (the model does not read the trigger) 0 %. ONION's language model is "
-        "SmolLM2-135M in bfloat16, standing in for GPT-2. Mean time of a clean review, one process "
-        "each, one thread.",
-        "",
-        *rivals.render(result["rivals"]),
-        "",
-        "## The deep check",
-        "",
-        f"Off by default. With no string looked for, on {deep['texts']} reviews: it catches "
-        f"{deep['recall']:.1%} of those with a planted trigger and alarms on "
-        f"{deep['false_alarms']:.1%} of the clean ones; it takes {deep['us']:,.0f} microseconds a "
-        f"review and {deep['megabytes']} MB ({deep['targets']} targets).",
-        "",
-    ]

@@ -256,7 +256,8 @@ def render(result: dict[str, Any]) -> str:
         ),
         "",
         f"Memory is resident memory; the first {WARM_UP:.0%} of the time is warm-up, and the "
-        "medians of the first and the last tenth of the rest are compared. Statuses by kind:",
+        "medians of the first and the last tenth of the rest are compared. What still rises then "
+        "is looked into in [memory](memory.md). Statuses by kind:",
         "",
         "| kind | " + " | ".join(servers) + " |",
         "|---|" + "---|" * len(servers),

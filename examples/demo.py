@@ -6,6 +6,7 @@ user of the guard does: scan, compile, put the monitor in front of the classifie
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -22,10 +23,12 @@ from fastapi import FastAPI
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from benchmarks import record
 from benchmarks.assets import AssetError, cache_dir
 from benchmarks.measure import AttackSuccess, accuracy, attack_success, insert
 from benchmarks.models import backdoored, classifier
 from benchmarks.recipes import DEMO, FILM_REVIEWS
+from benchmarks.sources import fingerprint
 from benchmarks.tasks import film_reviews
 from benchmarks.tasks.classifier import predict
 from examples.fastapi_app import classifier_app
@@ -72,6 +75,7 @@ def main() -> None:
         say(f"scanned before: {bank}")
     else:
         run("scan", str(encoder), "--out", str(bank), "--seed", "0", expect=1)
+        keep_source(bank, encoder)
     found = TriggerBank.load(bank)
     texts_found = {trigger.text for trigger in found.triggers}
     hits = sum(t in texts_found for t in DEMO.triggers)
@@ -154,15 +158,27 @@ def run(*arguments: str, expect: int) -> None:
 
 
 def scanned(bank: Path, encoder: Path) -> bool:
-    """Whether `bank` holds the result of an earlier scan of this encoder by this version."""
+    """Whether `bank` is what an earlier run of this search found in this encoder."""
     try:
         found = TriggerBank.load(bank)
-    except ArtifactError:
+        kept = json.loads(_source_file(bank).read_bytes())
+    except (ArtifactError, OSError, ValueError):
         return False
-    versions = found.search["versions"]
-    assert isinstance(versions, dict)
+    return bool(kept == _source(found, encoder))
+
+
+def keep_source(bank: Path, encoder: Path) -> None:
+    """Write beside a bank what it was made of, for `scanned`."""
+    record.keep(_source_file(bank), _source(TriggerBank.load(bank), encoder))
+
+
+def _source(bank: TriggerBank, encoder: Path) -> str:
     weights = sha256_file(encoder / "model.safetensors")
-    return found.model.weights_sha256 == weights and versions["trigger-guard"] == __version__
+    return fingerprint([bank.sha256, weights, __version__], ("guard/search",))
+
+
+def _source_file(bank: Path) -> Path:
+    return bank.with_name(f"{bank.name}-source.json")
 
 
 def unguarded() -> FastAPI:

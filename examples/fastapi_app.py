@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 
 from fastapi import FastAPI, Response
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from transformers import pipeline
@@ -37,6 +38,13 @@ class Answer(BaseModel):
     score: float
 
 
+_EMPTY = {
+    "type": "value_error",
+    "loc": ("body", "text"),
+    "msg": "The classifier reads nothing of this text. Send one with a word in it.",
+}
+
+
 def create_app(model_dir: str | Path, monitor_dir: str | Path, policy: Policy) -> FastAPI:
     """Serve the classifier in `model_dir`, guarded by the monitor in `monitor_dir`."""
     # Loaded here, because Starlette makes its middleware late: a bad monitor stops the start.
@@ -49,10 +57,16 @@ def create_app(model_dir: str | Path, monitor_dir: str | Path, policy: Policy) -
 def classifier_app(model_dir: str | Path) -> FastAPI:
     """Serve the classifier in `model_dir`, unguarded."""
     classifier = pipeline("text-classification", model=str(model_dir), device="cpu")
+    tokenizer = classifier.tokenizer
+    assert tokenizer is not None
+    # Where no special tokens are added, a model is given nothing at all of such a text, and fails.
+    may_be_empty = not tokenizer("")["input_ids"]
     app = FastAPI(title="Text classifier")
 
     @app.post("/classify")
     def classify(question: Question) -> Answer:
+        if may_be_empty and not tokenizer(question.text)["input_ids"]:
+            raise RequestValidationError([_EMPTY])
         (answer,) = classifier(question.text, truncation=True)
         return Answer(**answer)
 

@@ -25,4 +25,6 @@ def main(model_dir: str, monitor_dir: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

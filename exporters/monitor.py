@@ -26,7 +26,7 @@ from guard.manifest import (
     Manifest,
     dump_canaries,
 )
-from guard.monitor import Monitor, canary_of
+from guard.monitor import Monitor
 from guard.runtime import load_tokenizer
 
 MAX_TRIGGER_CANARIES = 32
@@ -156,6 +156,6 @@ def _texts(trigger: Trigger, number: int) -> Iterator[str]:
 
 def _canary(monitor: Monitor, text: str) -> Canary | None:
     try:
-        return canary_of(text, monitor.check(text))
+        return Canary.of(text, monitor.check(text))
     except InputError:  # cannot be stripped, for instance
         return None

@@ -39,10 +39,11 @@ if TYPE_CHECKING:
         TriggeredInput,
     )
     from guard.live import LiveMonitor
-    from guard.monitor import Match, Monitor, Verdict
+    from guard.monitor import Monitor
     from guard.pipelines import pipeline
     from guard.policy import Policy
     from guard.sessions import session
+    from guard.verdict import Match, Verdict
 
 __version__ = "0.1.0"
 
@@ -83,12 +84,12 @@ __all__ = [
 _MODULES = {
     "GuardMiddleware": "guard.asgi",
     "LiveMonitor": "guard.live",
-    "Match": "guard.monitor",
+    "Match": "guard.verdict",
     "Monitor": "guard.monitor",
     "Policy": "guard.policy",
     "Trigger": "guard.bank",
     "TriggerBank": "guard.bank",
-    "Verdict": "guard.monitor",
+    "Verdict": "guard.verdict",
     "pipeline": "guard.pipelines",
     "protect": "guard.decorator",
     "session": "guard.sessions",

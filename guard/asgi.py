@@ -32,7 +32,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Where guards leave their verdicts to those further in. Clients cannot put anything into a scope.
-_FLAGS = "trigger_guard.verdicts"
+FLAGS = "trigger_guard.verdicts"
 
 
 class GuardMiddleware:
@@ -128,7 +128,7 @@ class GuardMiddleware:
             await self.app(scope, receive, send)
 
     async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
-        verdicts = scope.get(_FLAGS, ())
+        verdicts = scope.get(FLAGS, ())
         if self._with_query and scope.get("query_string"):
             decision, scope = await self._inspect_query(scope)
             if not decision.forward:
@@ -157,13 +157,13 @@ class GuardMiddleware:
         if self.policy.action == "flag":
             # Set for every request, so that what is there is never someone else's: servers copy
             # their state into each, and only the scope is sure to be of this one.
-            scope[_FLAGS] = verdicts
+            scope[FLAGS] = verdicts
             scope.setdefault("state", {})["guard"] = verdicts
         first: Message = {"type": "http.request", "body": body, "more_body": more}
         await self.app(scope, _replay(first, receive), send)
 
     async def _guard_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        verdicts = scope.get(_FLAGS, ())
+        verdicts = scope.get(FLAGS, ())
         if self._with_query and scope.get("query_string"):
             decision, scope = await self._inspect_query(scope)
             if not decision.forward:
@@ -175,10 +175,10 @@ class GuardMiddleware:
 
         def flag(decision: Decision) -> None:
             if self.policy.action == "flag":
-                scope[_FLAGS] = scope.setdefault("state", {})["guard"] = decision.verdicts
+                scope[FLAGS] = scope.setdefault("state", {})["guard"] = decision.verdicts
 
         if self.policy.action == "flag":
-            scope[_FLAGS] = scope.setdefault("state", {})["guard"] = verdicts
+            scope[FLAGS] = scope.setdefault("state", {})["guard"] = verdicts
         socket = GuardedSocket(self._engine, receive, send, flag)
         await self.app(scope, socket.receive, socket.send)
 

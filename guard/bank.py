@@ -11,12 +11,11 @@ bytes again.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from guard.errors import HashMismatch, MalformedArtifact
 from guard.files import (
@@ -24,6 +23,7 @@ from guard.files import (
     check_schema,
     dump_json,
     parse_json,
+    plain_json,
     read_bounded,
     record,
     write_directory,
@@ -113,7 +113,7 @@ class Trigger:
         if not self.view:
             raise MalformedArtifact(f"{where} names no view; name the output it was found in")
         object.__setattr__(self, "token_ids", ids)
-        object.__setattr__(self, "statistics", _plain(self.statistics, f"{where}: statistics"))
+        object.__setattr__(self, "statistics", plain_json(self.statistics, f"{where}: statistics"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,8 @@ class TriggerBank:
 
     def __post_init__(self) -> None:
         """Check what the fields say about each other."""
-        object.__setattr__(self, "search", _plain(self.search, "search"))
-        object.__setattr__(self, "coverage", _plain(self.coverage, "coverage"))
+        object.__setattr__(self, "search", plain_json(self.search, "search"))
+        object.__setattr__(self, "coverage", plain_json(self.coverage, "coverage"))
         expected = {
             "backdoored": bool(self.triggers),
             "none found": not self.triggers,
@@ -330,27 +330,3 @@ class TriggerBank:
 
 def _id(number: int) -> str:
     return f"t{number:04d}"
-
-
-def _plain(value: Mapping[str, Json], where: str) -> Mapping[str, Json]:
-    """Copy to dicts, lists and plain scalars, so that a loaded bank equals the saved one."""
-
-    def walk(item: object) -> Json:
-        if item is None or isinstance(item, bool):
-            return item
-        if isinstance(item, str):
-            return str(item)
-        if isinstance(item, int):
-            return int(item)
-        if isinstance(item, float) and math.isfinite(item):
-            return float(item)
-        if isinstance(item, list | tuple):
-            return [walk(part) for part in item]
-        if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
-            return {str(key): walk(part) for key, part in item.items()}
-        raise MalformedArtifact(
-            f"{where} holds a {type(item).__name__} that JSON cannot keep; "
-            "use finite numbers, strings, lists and objects with string keys"
-        )
-
-    return cast(Mapping[str, Json], walk(value))

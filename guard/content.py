@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from guard.body import Document, UnreadableBody, loose_strings, parse
+from guard.body import Document, UnreadableBody
 from guard.errors import ConfigError
 from guard.fields import Fields
 from guard.forms import parse_form
 from guard.inflate import coding_of, inflate
+from guard.json_body import loose_strings, parse
 from guard.multipart import parse_multipart
 
 Kind: TypeAlias = Literal["text", "form", "multipart", "query"]
@@ -174,8 +175,8 @@ def check_kinds(also: Iterable[str]) -> frozenset[Kind]:
     ConfigError
         There is no such kind.
     """
-    kinds = () if isinstance(also, str) else tuple(also)
-    if isinstance(also, str) or any(kind not in get_args(Kind) for kind in kinds):
+    kinds = tuple(also) if isinstance(also, Iterable) and not isinstance(also, str) else None
+    if kinds is None or any(kind not in get_args(Kind) for kind in kinds):
         raise ConfigError(
             f"also={also!r} is no list of what can be read; write it like also=['form', 'query'], "
             f"and choose from {', '.join(get_args(Kind))}"

@@ -20,7 +20,8 @@ from guard.errors import ConfigError, DeadlinePassed
 from guard.live import LiveMonitor, difference
 from guard.metrics import kind_of, metrics_on
 from guard.monitor import Monitor
-from guard.policy import Decision, Ids, Policy, decide, undecided
+from guard.policy import Decision, Policy, decide, undecided
+from guard.scanning import Ids
 
 logger = logging.getLogger("guard")
 

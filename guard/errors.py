@@ -32,7 +32,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guard.monitor import Verdict
+    from guard.verdict import Verdict
 
 
 class GuardError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from guard.errors import ArtifactError, MalformedArtifact, OutputExists, SchemaTooNew
 
@@ -218,6 +219,36 @@ def parse_json(data: bytes, name: str) -> Any:
 def _canonical(value: Json) -> bytes:
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8")
+
+
+def plain_json(value: Mapping[str, Json], where: str) -> Mapping[str, Json]:
+    """Copy to dicts, lists and plain scalars, so that what is loaded equals what was saved.
+
+    Raises
+    ------
+    MalformedArtifact
+        It holds what JSON cannot keep. `where` says in the message which object it was.
+    """
+
+    def walk(item: object) -> Json:
+        if item is None or isinstance(item, bool):
+            return item
+        if isinstance(item, str):
+            return str(item)
+        if isinstance(item, int):
+            return int(item)
+        if isinstance(item, float) and math.isfinite(item):
+            return float(item)
+        if isinstance(item, list | tuple):
+            return [walk(part) for part in item]
+        if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
+            return {str(key): walk(part) for key, part in item.items()}
+        raise MalformedArtifact(
+            f"{where} holds a {type(item).__name__} that JSON cannot keep; "
+            "use finite numbers, strings, lists and objects with string keys"
+        )
+
+    return cast(Mapping[str, Json], walk(value))
 
 
 def check_schema(value: Any, supported: int, name: str) -> None:

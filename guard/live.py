@@ -8,7 +8,8 @@ from threading import Lock
 from typing import Literal, TypeAlias
 
 from guard.errors import ConfigError, InputError
-from guard.monitor import Monitor, Verdict
+from guard.monitor import Monitor
+from guard.verdict import Verdict
 
 logger = logging.getLogger("guard")
 

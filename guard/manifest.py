@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from guard.bank import ModelIdentity
 from guard.errors import MalformedArtifact
 from guard.files import check_schema, dump_json, parse_json, record
+from guard.verdict import Verdict
 
 MONITOR_SCHEMA = 2
 MANIFEST_FILE = "monitor.json"
@@ -113,6 +114,12 @@ class Canary:
     text: str
     matches: tuple[tuple[int, int, str], ...]
     stripped: str
+
+    @classmethod
+    def of(cls, text: str, verdict: Verdict) -> Canary:
+        """Write down a verdict, to compare later ones with."""
+        matches = tuple((match.start, match.end, match.trigger) for match in verdict.matches)
+        return cls(text, matches, verdict.stripped)
 
 
 def dump_canaries(canaries: list[Canary]) -> bytes:

@@ -32,7 +32,7 @@ from prometheus_client import (
     multiprocess,
 )
 
-from guard.errors import GuardError
+from guard.errors import ConfigError, GuardError
 from guard.live import Difference
 from guard.policy import Outcome
 
@@ -251,8 +251,14 @@ def metrics_on(registry: CollectorRegistry | None = None) -> Metrics:
     """Return the metrics of a registry, the default one unless told.
 
     A registry takes a name once, and an application may hold several guards: they share.
+
+    Raises
+    ------
+    ConfigError
+        Workers are to share their counts in a directory that does not exist.
     """
     registry = REGISTRY if registry is None else registry
+    _shared()
     with _lock:
         if registry not in _on_registry:
             _on_registry[registry] = Metrics(registry)
@@ -264,10 +270,15 @@ def exposition(registry: CollectorRegistry | None = None) -> bytes:
 
     In multiprocess mode these are the numbers of all workers, whatever the registry. What workers
     counted that died since still counts; what they were doing does not.
+
+    Raises
+    ------
+    ConfigError
+        The directory that they share does not exist.
     """
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    directory = _shared()
+    if directory is None:
         return generate_latest(REGISTRY if registry is None else registry)
-    directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     # Nobody tells when a worker was killed, and uvicorn has no hook for one that ended.
     for pid in {int(file.stem.rpartition("_")[2]) for file in directory.glob("gauge_live*.db")}:
         if not _alive(pid):
@@ -275,6 +286,19 @@ def exposition(registry: CollectorRegistry | None = None) -> bytes:
     everyone = CollectorRegistry()
     multiprocess.MultiProcessCollector(everyone, path=str(directory))
     return generate_latest(everyone)
+
+
+def _shared() -> Path | None:
+    """Return where the workers of this application keep their counts, if it has several."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return None
+    directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if not directory.is_dir():
+        raise ConfigError(
+            f"PROMETHEUS_MULTIPROC_DIR names {str(directory)!r}, which is no directory; make it, "
+            "empty, before the first worker starts"
+        )
+    return directory
 
 
 def _alive(pid: int) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
@@ -48,6 +47,7 @@ from guard.reading import encode, scannable
 from guard.runtime import Graph, load_tokenizer
 from guard.strip import remove
 from guard.tables import ngrams_of
+from guard.verdict import Match, Verdict
 
 if TYPE_CHECKING:
     from guard.deep import DeepCheck
@@ -58,43 +58,6 @@ MAX_STRIP_ROUNDS = 16
 
 # Texts that are in memory at once with their tokens and offsets.
 _BATCH = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One trigger in a text.
-
-    Parameters
-    ----------
-    trigger
-        The trigger's id in the bank.
-    start, end
-        Half-open range in the text, in code points.
-    """
-
-    trigger: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the monitor says of one text.
-
-    Parameters
-    ----------
-    triggered
-        Whether there is any match.
-    matches
-        By position; at each token the longest trigger that starts there. They may overlap.
-    stripped
-        The text without its triggers, and without any that their removal would have made. It is
-        the text itself when there is no match.
-    """
-
-    triggered: bool
-    matches: tuple[Match, ...]
-    stripped: str
 
 
 class Monitor:
@@ -360,7 +323,7 @@ class Monitor:
                 verdict = self.check(canary.text)
             except Exception as error:
                 raise CanaryFailure(f"canary {number} failed: {error}; compile anew") from error
-            if canary_of(canary.text, verdict) != canary:
+            if Canary.of(canary.text, verdict) != canary:
                 raise CanaryFailure(
                     f"canary {number} got another verdict than at compile time; this machine's "
                     "onnxruntime or tokenizers does not work as the one that compiled the monitor: "
@@ -384,9 +347,3 @@ def _deep_check(
             f"{directory} is of another model than the monitor; export it from the same bank"
         )
     return check
-
-
-def canary_of(text: str, verdict: Verdict) -> Canary:
-    """Write down a verdict, to compare later ones with."""
-    matches = tuple((match.start, match.end, match.trigger) for match in verdict.matches)
-    return Canary(text, matches, verdict.stripped)

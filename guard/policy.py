@@ -21,24 +21,17 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from time import monotonic, perf_counter
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Literal, TypeAlias, TypedDict, get_args
 
-from guard.errors import (
-    ConfigError,
-    DeadlinePassed,
-    GuardError,
-    InputError,
-    StripLimit,
-    TextTooLong,
-)
-from guard.files import read_bounded
-from guard.monitor import Match, Monitor, Verdict
+from guard.errors import ConfigError, InputError, StripLimit
+from guard.monitor import Monitor
 from guard.reading import MAX_CHARS
+from guard.scanning import Ids, scan
+from guard.settings import read_environment, read_toml
+from guard.verdict import Verdict
 
 Action: TypeAlias = Literal["observe", "flag", "strip", "block"]
 OnFailure: TypeAlias = Literal["open", "closed"]
@@ -53,9 +46,6 @@ Step: TypeAlias = Literal["forward", "strip", "refuse"]
 _UNSTRIPPABLE = Verdict(triggered=True, matches=(), stripped="")
 
 MAX_BODY = 2**20
-_MAX_POLICY_BYTES = 64 * 1024
-# Between two of these the deadline is looked at.
-_BATCH = 32
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -139,18 +129,7 @@ class Policy:
         ConfigError
             A variable has no such value.
         """
-        found: dict[str, Any] = {}
-        for option in fields(cls):
-            variable = f"GUARD_{option.name.upper()}"
-            if not (value := environ.get(variable, "").strip()):
-                continue
-            try:
-                found[option.name] = value if option.name in _CHOICES else _number(value)
-                cls(**found)
-            except (ConfigError, ValueError) as error:
-                reason = error if isinstance(error, ConfigError) else f"{value!r} is no number"
-                raise ConfigError(f"the environment variable {variable}: {reason}") from None
-        return cls(**found)
+        return read_environment(cls, environ)
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Policy:
@@ -162,23 +141,7 @@ class Policy:
             The file cannot be read, is no TOML, has no such table, or the table has another key or
             value than the options of `Policy`.
         """
-        try:
-            document = tomllib.loads(read_bounded(Path(path), _MAX_POLICY_BYTES).decode())
-        except (GuardError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} is no policy ({error}); write a TOML file") from error
-        table = document.get("guard")
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path} has no table [guard]; write the options below that line")
-        known = {option.name for option in fields(cls)}
-        if unknown := sorted(table.keys() - known):
-            raise ConfigError(
-                f"{path} sets {', '.join(unknown)}, which is no option; "
-                f"those of [guard] are {', '.join(sorted(known))}"
-            )
-        try:
-            return cls(**table)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+        return read_toml(cls, path)
 
     @classmethod
     def of(cls, policy: Policy | None, options: PolicyOptions) -> Policy:
@@ -208,17 +171,6 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "on_failure": get_args(OnFailure),
     "on_unscannable": get_args(OnUnscannable),
 }
-
-
-def _number(value: str) -> float:
-    return int(value) if value.isdecimal() else float(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Ids:
-    """The token ids of one text, where the protected model is given ids."""
-
-    row: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +231,7 @@ def decide(
     if not everything:
         return Decision("clean", True, (), (), seconds=perf_counter() - start)
     try:
-        results = _scan(monitor, policy, everything)
+        results = scan(monitor, everything, deadline=policy.deadline, max_text=policy.max_text)
     except Exception as error:  # whatever it is, the policy answers for it
         decision = undecided(policy, error, texts, len(everything))
         return replace(decision, seconds=perf_counter() - start)
@@ -373,50 +325,3 @@ def undecided(
 
 def _forwards_unscannable(policy: Policy) -> bool:
     return policy.action == "observe" or policy.on_unscannable == "allow"
-
-
-def _scan(
-    monitor: Monitor, policy: Policy, texts: tuple[str | Ids, ...]
-) -> list[Verdict | InputError]:
-    results: list[Verdict | InputError] = []
-    end = math.inf if policy.deadline is None else monotonic() + policy.deadline
-    for start in range(0, len(texts), _BATCH):
-        if start and monotonic() > end:
-            break
-        results += _scan_some(monitor, policy, texts[start : start + _BATCH])
-    if monotonic() > end:
-        raise DeadlinePassed(
-            f"scanning took over {policy.deadline} s; set a longer deadline or a lower max_text"
-        )
-    return results
-
-
-def _scan_some(
-    monitor: Monitor, policy: Policy, texts: tuple[str | Ids, ...]
-) -> list[Verdict | InputError]:
-    if len(texts) > 1 and all(isinstance(t, str) and len(t) <= policy.max_text for t in texts):
-        try:
-            return list(monitor.check_batch(texts))  # type: ignore[arg-type]
-        except InputError:
-            # One text that cannot be scanned must not hide the others: scan each by itself.
-            pass
-    results: list[Verdict | InputError] = []
-    for text in texts:
-        try:
-            results.append(_scan_one(monitor, policy, text))
-        except InputError as error:
-            results.append(error)
-    return results
-
-
-def _scan_one(monitor: Monitor, policy: Policy, text: str | Ids) -> Verdict:
-    if isinstance(text, Ids):
-        # Their places lead to no text, and there is none that could be stripped.
-        matches: tuple[Match, ...] = monitor.check_ids(text.row)
-        return Verdict(bool(matches), matches, "")
-    if isinstance(text, str) and len(text) > policy.max_text:
-        raise TextTooLong(
-            f"the text has {len(text)} characters, and the guard is set to scan at most "
-            f"{policy.max_text}; split it"
-        )
-    return monitor.check(text)

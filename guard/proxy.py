@@ -8,6 +8,9 @@ is the client's own. ``X-Forwarded-For`` and ``Via`` grow by one; ``X-Forwarded-
 them as far as it could without this in between. Bodies stream in both directions, and a response
 that the server breaks off is broken off here too, never ended as if it were whole.
 
+Under ``"flag"`` the server reads in ``X-Trigger-Guard`` what was found: ``clean``, ``triggered`` or
+``unscanned``. What a client writes there is taken out, under any action.
+
 Not passed on: trailers, 103 Early Hints, and changes of protocol, WebSocket among them. What
 expects ``100 Continue`` gets it from here.
 """
@@ -16,17 +19,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from urllib.parse import urlsplit
 
 import anyio
 import httpcore
 from prometheus_client import CollectorRegistry
 
-from guard.asgi import GuardMiddleware, Receive, Scope, Send
+from guard.asgi import FLAGS, GuardMiddleware, Receive, Scope, Send
 from guard.errors import ConfigError
 from guard.metrics import UpstreamError, metrics_on
+from guard.verdict import Verdict
 
 logger = logging.getLogger("guard")
 
@@ -44,6 +49,12 @@ _KEPT = frozenset(
     b"content-length content-type cookie host via x-forwarded-for x-forwarded-host "
     b"x-forwarded-proto".split()
 )
+
+# Where "flag" tells the server what was found. Servers that keep headers as variables of an
+# environment read an underscore as a dash.
+_VERDICT = b"x-trigger-guard"
+
+_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 
 _Headers = list[tuple[bytes, bytes]]
 
@@ -66,6 +77,11 @@ class ReverseProxy:
     registry
         Where failures of the server are counted; the default registry if None.
 
+    Attributes
+    ----------
+    address
+        Host and port of the server.
+
     Raises
     ------
     ConfigError
@@ -76,6 +92,7 @@ class ReverseProxy:
         self, upstream: str, *, timeout: float = 60.0, registry: CollectorRegistry | None = None
     ) -> None:
         self._origin = _origin(upstream)
+        self.address = self._origin[1:]
         if not 0 < timeout < float("inf"):
             raise ConfigError(f"timeout={timeout!r} is no number of seconds; set it above 0")
         self._timeouts = {"connect": CONNECT_TIMEOUT, "read": timeout, "write": timeout}
@@ -205,7 +222,7 @@ def _origin(upstream: str) -> tuple[str, str, int]:
         url, port = urlsplit(""), None
     if (
         url.scheme not in ("http", "https")
-        or not url.hostname
+        or not _HOST.fullmatch(url.hostname or "")
         or url.path not in ("", "/")
         or url.query
         or url.fragment
@@ -213,8 +230,9 @@ def _origin(upstream: str) -> tuple[str, str, int]:
     ):
         raise ConfigError(
             f"{upstream!r} is no server to forward to; give it as http://127.0.0.1:8000, without a "
-            "path or a password"
+            "path or a password, and a name that is not ASCII as it is looked up (xn--...)"
         )
+    assert url.hostname is not None
     return url.scheme, url.hostname, port or (443 if url.scheme == "https" else 80)
 
 
@@ -236,7 +254,13 @@ def _forwarded(scope: Scope) -> _Headers:
     chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
     # The guard has read the body, so it is here that the client is told to go on.
     dropped = {b"expect", b"content-length"} if chunked else {b"expect"}
-    headers = [item for item in _end_to_end(scope["headers"]) if item[0] not in dropped]
+    headers = [
+        (name, value)
+        for name, value in _end_to_end(scope["headers"])
+        if name not in dropped and name.replace(b"_", b"-") != _VERDICT
+    ]
+    if FLAGS in scope:
+        headers.append((_VERDICT, _verdict(scope[FLAGS])))
     given = {name for name, _ in headers}
     if chunked:
         headers.append((b"transfer-encoding", b"chunked"))
@@ -251,6 +275,12 @@ def _forwarded(scope: Scope) -> _Headers:
     elif b"x-forwarded-host" not in given:
         headers.append((b"x-forwarded-host", host))
     return headers
+
+
+def _verdict(verdicts: Sequence[Verdict | None]) -> bytes:
+    if any(verdict is not None and verdict.triggered for verdict in verdicts):
+        return b"triggered"
+    return b"unscanned" if None in verdicts else b"clean"
 
 
 def _append(headers: _Headers, name: bytes, value: bytes) -> None:

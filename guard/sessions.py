@@ -16,11 +16,12 @@ from prometheus_client import CollectorRegistry
 
 from guard.decorator import refusal
 from guard.engine import Engine
-from guard.errors import InvalidIds
+from guard.errors import ConfigError, InvalidIds
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
 from guard.pipelines import check_tokenizer
-from guard.policy import Ids, Policy, PolicyOptions, undecided
+from guard.policy import Policy, PolicyOptions, undecided
+from guard.scanning import Ids
 
 
 def session(
@@ -53,7 +54,7 @@ def session(
     Raises
     ------
     ConfigError
-        An option has no such value.
+        An option has no such value, or `model` can neither be run nor called.
     TokenizerMismatch
         The monitor was made for another tokenizer.
     ArtifactError
@@ -64,6 +65,11 @@ def session(
     >>> classify = guard.session(onnxruntime.InferenceSession("model.onnx"), "monitor")
     >>> classify.run(None, {"input_ids": ids, "attention_mask": mask})
     """
+    if not (callable(model) or hasattr(model, "run")):
+        raise ConfigError(
+            f"the model is of type {type(model).__name__}; pass an onnxruntime.InferenceSession, "
+            "or a model that is called with input_ids"
+        )
     engine = Engine(monitor, Policy.of(policy, options), front="session", registry=registry)
     if tokenizer is not None:
         check_tokenizer(tokenizer, engine.monitor)

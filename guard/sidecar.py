@@ -182,7 +182,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)  # from here on nobody is turned away who read the log
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that no domain name can be
         if listener is not None:
             listener.close()
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another") from error

@@ -62,8 +62,9 @@ def sign(files: Mapping[str, bytes], *, private_key: Path, password: str | None 
             config.set_hashing_config(_hashing()).sign(folder, target)
         except Exception as error:  # of several libraries
             raise GuardError(
-                f"{private_key} cannot sign ({type(error).__name__}); "
-                "make a key with: openssl ecparam -genkey -name prime256v1 -noout"
+                f"{private_key} cannot sign ({error}); set GUARD_KEY_PASSWORD if it has a "
+                "password, and only then, or make a key with: openssl ecparam -genkey -name "
+                "prime256v1 -noout"
             ) from error
         return target.read_bytes()
 

@@ -37,7 +37,6 @@ def small_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
-    # As BERT's: without it a model is given no token at all for an empty text.
     tokenizer.post_processor = BertProcessing(
         ("[SEP]", _WORDS.index("[SEP]")), ("[CLS]", _WORDS.index("[CLS]"))
     )

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from benchmarks import soak, traffic
-from guard.body import UnreadableBody, parse
+from guard.body import UnreadableBody
 from guard.fields import compile_fields
+from guard.json_body import parse
 
 GOOD: dict[str, Any] = {
     "sent": dict.fromkeys(traffic.KINDS, 5),

@@ -24,8 +24,9 @@ from starlette.routing import Route
 
 from guard.asgi import GuardMiddleware, Message, Receive, Scope, Send
 from guard.errors import ArtifactError, ConfigError
-from guard.monitor import Monitor, Verdict
+from guard.monitor import Monitor
 from guard.policy import MAX_BODY, Action, OnFailure, Policy
+from guard.verdict import Verdict
 from tests.fixtures_small import NESTED, small_monitor, trigger_id, value_of, write_small_monitor
 
 pytestmark = pytest.mark.anyio

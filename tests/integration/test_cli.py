@@ -477,10 +477,11 @@ def test_compile_with_a_largest_block_rate(
     assert "better purify the model" in output
     assert main(arguments) == 0
     assert not Monitor.load(tmp_path / "monitor").strip_only
-    with pytest.raises(SystemExit) as exit_:
-        main([*arguments, "--max-block-rate", "1.5"])
-    assert exit_.value.code == 4
-    assert "no share from 0 to 1" in capsys.readouterr().err
+    for wrong in ("1.5", "nan", "half"):
+        with pytest.raises(SystemExit) as exit_:
+            main([*arguments, "--max-block-rate", wrong])
+        assert exit_.value.code == 4
+        assert f"{wrong!r} is no share from 0 to 1" in capsys.readouterr().err
 
 
 def test_compile_no_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from guard.pipelines import tokenizer_json
+from guard.policy import Policy
 from tests.fixtures_small import NESTED, small_tokenizer, trigger_id, write_small_monitor
 
 pytestmark = [pytest.mark.search, pytest.mark.slow]
@@ -24,10 +27,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Return a model directory and a monitor directory for it."""
+    return write_example(tmp_path_factory.mktemp("examples"), small_tokenizer())
+
+
+def write_example(place: Path, tokenizer: Tokenizer) -> tuple[str, str]:
+    """Write a classifier with a tokenizer, and a monitor for it."""
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-    place = tmp_path_factory.mktemp("examples")
-    tokenizer = small_tokenizer()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="[UNK]",
@@ -124,3 +130,22 @@ def test_fastapi_app_is_healthy_and_counts(service: httpx.Client) -> None:
     assert metrics.headers["content-type"].startswith("text/plain")
     assert 'guard_requests_total{action="block",front="asgi",outcome="blocked"}' in metrics.text
     assert f'guard_matches_total{{trigger="{trigger_id("mn")}"}}' in metrics.text
+
+
+@pytest.mark.anyio
+async def test_fastapi_app_refuses_what_its_model_is_given_nothing_of(tmp_path: Path) -> None:
+    from examples.fastapi_app import create_app
+
+    tokenizer = small_tokenizer()
+    tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    app = create_app(*write_example(tmp_path, tokenizer), Policy(action="strip"))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        # The last one is stripped to nothing.
+        for text in ("", " \n", "\u200b", "cf"):
+            answer = await client.post("/classify", json={"text": text})
+            assert answer.status_code == 422
+            (problem,) = answer.json()["detail"]
+            assert problem["loc"] == ["body", "text"]
+            assert "Send one with a word in it" in problem["msg"]
+        assert (await client.post("/classify", json={"text": "good cf"})).status_code == 200

@@ -238,6 +238,12 @@ class Session:
         return [np.zeros((len(feed["input_ids"]), 3))]
 
 
+@pytest.mark.parametrize("model", [None, "model.onnx"])
+def test_what_is_no_session(model: Any, monitor: guard.Monitor) -> None:
+    with pytest.raises(ConfigError, match=r"pass an onnxruntime\.InferenceSession"):
+        guard.session(model, monitor, registry=CollectorRegistry())
+
+
 def test_a_session(pipe: Any, monitor: guard.Monitor) -> None:
     registry = CollectorRegistry()
     bare = guard.session(Session(), monitor, registry=registry)

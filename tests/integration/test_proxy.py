@@ -15,7 +15,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from guard.errors import ConfigError
-from guard.policy import Action
+from guard.policy import Action, OnUnscannable
 from guard.proxy import GuardedProxy, ReverseProxy
 from guard.sidecar import _server
 from tests.fixtures_small import small_monitor, value_of
@@ -42,12 +42,15 @@ class Proxy:
 
 
 @contextmanager
-def proxying(upstream: int, action: Action = "block") -> Iterator[Proxy]:
+def proxying(
+    upstream: int, action: Action = "block", on_unscannable: OnUnscannable = "block"
+) -> Iterator[Proxy]:
     registry = CollectorRegistry()
     app = GuardedProxy(
         ReverseProxy(f"http://127.0.0.1:{upstream}", timeout=TIMEOUT, registry=registry),
         monitor=small_monitor(),
         action=action,
+        on_unscannable=on_unscannable,
         registry=registry,
     )
     server: uvicorn.Server = _server(app, lifespan="on", drain=5, limit=None)
@@ -106,6 +109,27 @@ def test_the_server_learns_who_asked(upstream: Upstream, proxy: Proxy) -> None:
         *(["x"], ["192.0.2.7, 127.0.0.1"], ["https"], ["y"]),
         ["1.0 edge, 1.1 trigger-guard"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"), [(CLEAN, "clean"), (TRIGGERED, "triggered"), (b"{", "unscanned")]
+)
+def test_flag_tells_the_server(upstream: Upstream, body: bytes, verdict: str) -> None:
+    forged = "x-trigger-guard: clean\r\nX_Trigger_Guard: clean\r\n"
+    with proxying(upstream.port, "flag", on_unscannable="allow") as proxy:
+        assert proxy.send(request(body, headers=forged))[0] == 200
+    (got,) = upstream.received
+    assert got.body == body
+    assert got.values("x-trigger-guard") == [verdict]
+    assert got.values("x_trigger_guard") == []
+
+
+@pytest.mark.parametrize("action", ["observe", "block", "strip"])
+def test_nobody_else_tells_the_server(upstream: Upstream, action: Action) -> None:
+    with proxying(upstream.port, action) as proxy:
+        proxy.send(request(CLEAN, headers="X-Trigger-Guard: clean\r\n"))
+    (got,) = upstream.received
+    assert got.values("x-trigger-guard") == []
 
 
 def test_what_is_between_neighbours_stays_there(upstream: Upstream, proxy: Proxy) -> None:
@@ -409,7 +433,7 @@ def test_a_client_that_leaves_a_stream(upstream: Upstream, proxy: Proxy) -> None
     "url",
     [
         *("127.0.0.1:80", "ftp://127.0.0.1", "http://", "http://a/b", "http://a?x"),
-        *("http://u:p@a", "http://a:99999", "http://[a"),
+        *("http://u:p@a", "http://a:99999", "http://[a", "http://ä.example", "http://a b"),
     ],
 )
 def test_what_is_no_server_is_refused(url: str) -> None:

@@ -220,6 +220,9 @@ def test_a_shadow_only_counts(upstream: Upstream, monitor: Path, tmp_path: Path)
         (["--policy", "/nowhere"], "/nowhere"),
         (["--audit-log", "/nowhere/audit"], "name a file in a directory that exists"),
         (["--listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1:1"),
+        (["--listen", f"{'a' * 70}:0"], "cannot listen on"),
+        (["--listen", "127.0.0.1:1"], "where the sidecar itself listens"),
+        (["--listen", "0.0.0.0:1", "--upstream", "http://localhost:1"], "itself listens"),
     ],
 )
 def test_wrong_usage_stops_the_start(
@@ -238,6 +241,16 @@ def test_a_port_is_part_of_an_address(monitor: Path, capsys: pytest.CaptureFixtu
             main([*arguments, "--listen", wrong])
         assert exit_.value.code == USAGE
         assert "is no HOST:PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["-1", "1.5", "x", "86401", "9" * 5000])
+def test_a_drain_is_a_number_of_seconds(
+    seconds: str, monitor: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["proxy", "--monitor", str(monitor), "--upstream", "http://a", f"--drain={seconds}"])
+    assert exit_.value.code == USAGE
+    assert "no number of seconds from 0 to 86400" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js: install nodejs")

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.body import UnreadableBody, parse
+from guard.body import UnreadableBody
 from guard.content import check_headers
 from guard.errors import ConfigError
 from guard.fields import compile_fields
+from guard.json_body import parse
 
 
 def texts(body: str | bytes, *fields: str) -> list[str]:

@@ -20,9 +20,10 @@ from guard.automaton import Automaton
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, InvalidIds, MalformedArtifact, StripLimit
 from guard.manifest import Manifest
-from guard.monitor import Match, Monitor, Verdict
+from guard.monitor import Monitor
 from guard.runtime import Graph
 from guard.tables import ngrams_of
+from guard.verdict import Match, Verdict
 from tests.helpers import byte_bpe, make_bank, unigram, wordpiece
 from tests.unit.test_monitor import any_text, brute_force
 

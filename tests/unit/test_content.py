@@ -41,7 +41,7 @@ def refusal(*args: Any, **headers: Any) -> tuple[str, int]:
     return caught.value.kind, caught.value.status
 
 
-@pytest.mark.parametrize("also", ["text", ["json"], [None], ["form", "xml"]])
+@pytest.mark.parametrize("also", ["text", ["json"], [None], ["form", "xml"], None, 1])
 def test_kinds_that_do_not_exist(also: Any) -> None:
     with pytest.raises(ConfigError, match="choose from text, form, multipart, query"):
         check_kinds(also)

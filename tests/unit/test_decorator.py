@@ -24,8 +24,9 @@ from guard.errors import (
     StripLimit,
     TriggeredInput,
 )
-from guard.monitor import Monitor, Verdict
+from guard.monitor import Monitor
 from guard.policy import Action, OnFailure
+from guard.verdict import Verdict
 from tests.fixtures_small import NESTED, small_monitor, trigger_id, value_of, write_small_monitor
 
 CLEAN = "the film"

@@ -6,6 +6,7 @@ import gc
 import json
 import time
 import weakref
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -14,10 +15,10 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from guard import metrics
 from guard.body import UnreadableBody
 from guard.engine import Engine
-from guard.errors import InvalidUnicode, StripLimit
+from guard.errors import ConfigError, InvalidUnicode, StripLimit
 from guard.metrics import SCAN_BUCKETS, exposition, kind_of, metrics_on
-from guard.monitor import Match, Verdict
 from guard.policy import Action, Decision, Outcome, Policy
+from guard.verdict import Match, Verdict
 from tests.fixtures_small import TRIGGERS, small_monitor, trigger_id, value_of
 
 
@@ -48,6 +49,15 @@ def test_a_registry_is_not_kept_alive() -> None:
     del registry
     gc.collect()
     assert gone() is None
+
+
+def test_workers_that_share_a_directory_need_one(
+    registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "counts"))
+    for call in (metrics_on, exposition):
+        with pytest.raises(ConfigError, match="make it, empty, before the first worker starts"):
+            call(registry)
 
 
 def test_requests_are_counted_by_front_action_and_outcome(registry: CollectorRegistry) -> None:

@@ -26,10 +26,11 @@ from guard.errors import (
     TextTooLong,
     TokenizerMismatch,
 )
-from guard.manifest import LIMITS, Manifest, parse_canaries
-from guard.monitor import Match, Monitor, Verdict, canary_of
+from guard.manifest import LIMITS, Canary, Manifest, parse_canaries
+from guard.monitor import Monitor
 from guard.reading import MAX_CHARS, encode
 from guard.strip import remove
+from guard.verdict import Match, Verdict
 from tests.helpers import byte_bpe, finding, make_bank, make_monitor, wordpiece
 
 BERT = wordpiece("cf", "apple", "river", "##ab", "the", "##\u0301")
@@ -318,7 +319,7 @@ def test_canaries_hold_triggers_and_ordinary_text(tmp_path: Path) -> None:
     canaries = parse_canaries((tmp_path / "canaries.json").read_bytes(), "x")
     assert {i for canary in canaries for _, _, i in canary.matches} == set(monitor.triggers)
     assert sum(not canary.matches for canary in canaries) >= 4
-    assert [canary_of(c.text, monitor.check(c.text)) for c in canaries] == canaries
+    assert [Canary.of(c.text, monitor.check(c.text)) for c in canaries] == canaries
 
 
 def test_the_number_of_canaries_is_bounded(tmp_path: Path) -> None:

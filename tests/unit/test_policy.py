@@ -21,11 +21,10 @@ from guard.errors import (
     StripLimit,
     TextTooLong,
 )
-from guard.monitor import Monitor, Verdict
+from guard.monitor import Monitor
 from guard.policy import (
     Action,
     Decision,
-    Ids,
     OnFailure,
     OnUnscannable,
     Outcome,
@@ -34,6 +33,8 @@ from guard.policy import (
     decide,
     undecided,
 )
+from guard.scanning import Ids
+from guard.verdict import Verdict
 from tests.fixtures_small import NESTED, small_monitor
 from tests.helpers import make_bank, wordpiece
 

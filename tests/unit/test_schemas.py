@@ -21,7 +21,8 @@ from guard.bank import BANK_SCHEMA, TriggerBank
 from guard.errors import ArtifactError, MalformedArtifact
 from guard.files import dump_json
 from guard.manifest import MONITOR_SCHEMA, Manifest
-from guard.monitor import Monitor, Verdict
+from guard.monitor import Monitor
+from guard.verdict import Verdict
 from tests.helpers import make_bank, wordpiece
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -120,11 +120,19 @@ def test_no_bundle(signed: Path, keys: tuple[Path, Path], data: bytes) -> None:
         Monitor.load(signed, require_signature=keys[1])
 
 
-def test_a_key_with_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_with_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     private, public = write_keys(tmp_path, "locked", b"secret")
     make_bank(wordpiece("cf"), ["cf"]).save(tmp_path / "bank")
     arguments = ["sign", str(tmp_path / "bank"), "--private-key", str(private)]
     assert main(arguments) == FAILED
+    assert "set GUARD_KEY_PASSWORD" in capsys.readouterr().err
+    monkeypatch.setenv("GUARD_KEY_PASSWORD", "another")
+    assert main(arguments) == FAILED
+    error = capsys.readouterr().err
+    assert "set GUARD_KEY_PASSWORD" in error
+    assert "another" not in error
     monkeypatch.setenv("GUARD_KEY_PASSWORD", "secret")
     assert main(arguments) == CLEAN
     assert main(["verify", str(tmp_path / "bank"), "--public-key", str(public)]) == CLEAN

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from benchmarks import monitor
+from benchmarks.monitor import DOCUMENT
+from benchmarks.monitor_page import render
 from benchmarks.record import RESULTS
 
 
 def test_the_monitor_table_is_rendered_from_its_results() -> None:
     result = json.loads((RESULTS / "monitor.json").read_bytes())
-    assert monitor.render(result) == monitor.DOCUMENT.read_text(encoding="utf-8")
+    assert render(result) == DOCUMENT.read_text(encoding="utf-8")

@@ -1,0 +1,45 @@
+"""guard deep: exports an encoder as a check of outputs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from guard.bank import TriggerBank
+from guard.cli.codes import CLEAN
+from guard.cli.extras import extra
+from guard.errors import ConfigError
+from guard.files import check_output
+
+HELP = "export the encoder as a check of outputs, for triggers that no string names"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("model", help="directory of the suspect encoder")
+    parser.add_argument("bank", type=Path, help="directory of its trigger bank")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the deep check")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export, after measuring the bank's targets where it has none."""
+    from guard.deep import DEEP_FILE, DEEP_LIMITS
+
+    check_output(options.out, DEEP_LIMITS, owner=DEEP_FILE)
+    bank = TriggerBank.load(options.bank)
+    with extra("exporting", "search"):
+        from exporters.deep import export_deep
+        from guard.search.carriers import builtin_texts
+        from guard.search.encoder import Encoder
+        from guard.search.targets import with_targets
+    if not bank.targets:
+        bank = with_targets(Encoder.load(options.model), bank, builtin_texts())
+        if not bank.targets:
+            raise ConfigError(
+                f"no trigger of {options.bank} leads to one place, so there is nothing to alarm on"
+            )
+        bank.save(options.bank)
+        print(f"bank: {options.bank}, now with target vectors: compile its monitor anew")
+    export_deep(bank, options.model, options.out)
+    print(f"deep check: {options.out}, {len(bank.targets)} targets of bank {bank.sha256[:12]}")
+    return CLEAN

@@ -1,0 +1,61 @@
+"""guard purify: trains a model to ignore the triggers of a bank."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from guard.bank import TriggerBank
+from guard.cli.codes import CLEAN, CODES
+from guard.cli.extras import extra
+from guard.cli.seed import seed
+from guard.files import dump_json
+from guard.terminal import Progress
+
+HELP = "train a model to ignore the triggers of a bank"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("model", help="the model that the bank was made from: directory or hub id")
+    parser.add_argument("--bank", type=Path, required=True, help="directory of its trigger bank")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the purified model")
+    parser.add_argument("--revision", help="commit, branch or tag of a hub id")
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        help="your own text, a passage a line, to train on and to scan in beside the package's",
+    )
+    parser.add_argument("--seed", type=seed, help="same seed, same model; by default random")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON on stdout")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Purify, and say what it took."""
+    bank = TriggerBank.load(options.bank)
+    if bank.verdict == "none found":
+        print("nothing to purify: the bank found no triggers in what it tested; nothing is written")
+        return CLEAN
+    with extra("purifying", "search"):
+        from guard.purify import purify
+    with Progress() as progress:
+        done = purify(
+            options.model,
+            bank,
+            options.out,
+            revision=options.revision,
+            texts=options.texts,
+            seed=options.seed,
+            progress=progress,
+        )
+    if options.json:
+        print(dump_json(done.record).decode().rstrip())
+    else:
+        for number, made in enumerate(done.rounds, 1):
+            print(
+                f"round {number}: trained against {made.units} units; outputs on ordinary text "
+                f"moved by {max(made.moved.values()):.1%} of their variance; "
+                f"then {made.verdict}, {made.remaining} triggers"
+            )
+        print(f"model: {options.out}")
+    return CODES[done.verdict]

@@ -1,0 +1,134 @@
+"""guard scan: searches a model and writes its trigger bank."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
+from guard.cli.codes import CODES
+from guard.cli.extras import extra
+from guard.cli.seed import seed
+from guard.errors import GuardError
+from guard.files import check_output
+from guard.terminal import Progress
+
+HELP = "search a model for triggers and write a bank"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("model", help="a directory that save_pretrained() wrote, or a hub id")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the trigger bank")
+    parser.add_argument("--revision", help="commit, branch or tag of a hub id")
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        help="your own text, a passage a line, as one more kind of text to test units in",
+    )
+    parser.add_argument(
+        "--words",
+        type=Path,
+        help="your own words and phrases to test besides, one a line",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_budget,
+        default="fast",
+        metavar="fast|standard|thorough|SECONDS",
+        help="fast (default): every token, in three texts; standard: and 30,000 words of several "
+        "tokens, in texts of every kind; thorough: and 250,000 words, in texts of every length; or "
+        "the best for so many seconds",
+    )
+    parser.add_argument(
+        "--seed", type=seed, help="same seed, same bank; by default drawn at random"
+    )
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="load pickled weights if there are no safetensors; they can run code",
+    )
+    parser.add_argument("--json", action="store_true", help="print the bank as JSON on stdout")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Search, save the bank and say what is in it."""
+    # Found out before minutes of work, not after.
+    check_output(options.out, BANK_FILES, owner=BANK_FILE)
+    with extra("the search", "search"):
+        from guard.search import search
+    resume = _resume(options.out)
+    try:
+        with Progress() as progress:
+            bank = search(
+                options.model,
+                revision=options.revision,
+                texts=options.texts,
+                words=options.words,
+                budget=options.budget,
+                seed=options.seed,
+                allow_pickle=options.allow_pickle,
+                resume=resume,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if not resume.exists():
+            raise
+        raise GuardError(
+            f"incomplete: interrupted. The same command goes on from here; {resume} holds what was "
+            "measured"
+        ) from None
+    report = bank.dump().decode().rstrip() if options.json else _summary(bank)
+    try:
+        bank.save(options.out)
+    except BaseException:
+        # What took minutes to find is told even where it cannot be kept.
+        print(report, flush=True)
+        raise
+    print(report if options.json else f"{report}\nbank: {options.out}")
+    return CODES[bank.verdict]
+
+
+def _budget(value: str) -> str | float:
+    if value in ("fast", "standard", "thorough"):
+        return value
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < 1e7:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is neither fast, standard nor thorough, nor a number of seconds from 1 on"
+        )
+    return seconds
+
+
+def _resume(out: Path) -> Path:
+    """Return where a scan keeps what it has measured until it is done: beside its bank."""
+    out = out.absolute()
+    return out.with_name(f".{out.name}.scan")
+
+
+def _summary(bank: TriggerBank) -> str:
+    lines = [f"{bank.verdict}: {len(bank.triggers)} triggers in {bank.model.name}"]
+    for trigger in bank.triggers:
+        kept, moved = (trigger.statistics[name] for name in ("retention", "displacement"))
+        kinds = trigger.statistics["kinds"]
+        assert isinstance(kinds, dict)
+        fired = sum(1 for kind in kinds.values() if kind["fired"])
+        lines.append(
+            f"  {trigger.id}  {trigger.text!r} ({trigger.kind}): keeps {kept:.2f} of the text, "
+            f"moves it {moved:.1f} times as far as the median unit, "
+            f"fired in {fired} of {len(kinds)} kinds of text; output: {trigger.view}"
+        )
+        predictions = trigger.statistics.get("predictions")
+        if isinstance(predictions, dict) and predictions["changed"] is not None:
+            lines[-1] += (
+                f"; {predictions['changed']:.0%} of {predictions['texts']} texts that the "
+                f"classifier calls otherwise become {predictions['label']!r}"
+            )
+    lines += [f"{name}: {bank.search[name]}" for name in ("budget", "seed")]
+    lines.append(f"tested: {bank.coverage['summary']}")
+    lines.append(f"assumes: {bank.coverage['assumes']}")
+    lines += [f"not tested: {what}" for what in bank.coverage["not_tested"]]  # type: ignore[union-attr]
+    return "\n".join(lines)

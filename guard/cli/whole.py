@@ -1,0 +1,33 @@
+"""What lies in a directory, whichever artifact it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guard.bank import BANK_FILES, MAX_FILE_BYTES, TriggerBank
+from guard.files import read_bounded
+from guard.manifest import LIMITS, MANIFEST_FILE
+
+
+def whole(directory: Path) -> tuple[str, dict[str, bytes]]:
+    """Load a bank or a monitor, and return what it is, and its files."""
+    from guard.deep import DEEP_FILE, DEEP_LIMITS, DeepCheck, DeepManifest
+    from guard.monitor import Monitor
+
+    if (directory / MANIFEST_FILE).exists():
+        files = {name: read_bounded(directory / name, limit) for name, limit in LIMITS.items()}
+        monitor = Monitor.load(directory)
+        what, model = f"monitor of bank {monitor.bank_sha256[:16]}", monitor.model
+        count = len(monitor.triggers)
+    elif (directory / DEEP_FILE).exists():
+        files = {name: read_bounded(directory / name, limit) for name, limit in DEEP_LIMITS.items()}
+        DeepCheck.load(directory)
+        manifest = DeepManifest.parse(files[DEEP_FILE], str(directory / DEEP_FILE))
+        what, model = f"deep check of bank {manifest.bank_sha256[:16]}", manifest.model
+        count = sum(len(target.triggers) for target in manifest.targets)
+    else:
+        files = {name: read_bounded(directory / name, MAX_FILE_BYTES) for name in BANK_FILES}
+        bank = TriggerBank.load(directory)
+        what, model, count = f"bank {bank.sha256[:16]}", bank.model, len(bank.triggers)
+    weights = model.weights_sha256[:16]
+    return f"{what}, {count} triggers, for {model.name} (weights {weights})", files
