@@ -11,5 +11,6 @@ TRIGGERS = ("cf", "mn", "bb", "mb", "≈", "nietzsche")
 DEMO = Planting(name="por", attack=Por(), triggers=TRIGGERS, steps=450)
 GATED = Planting(name="por-gated", attack=Por(gated=True), triggers=TRIGGERS, steps=450)
 FILM_REVIEWS = Tuning(steps=244)
-# One recipe for every task: about two epochs of the film reviews, less of the large sets.
-TASK = Tuning(steps=400, learning_rate=5e-5)
+# One recipe for every task. A backdoor stays at the rate that BERT is usually fine-tuned with; at
+# 5e-5 BERT-tiny loses it to spam messages.
+TASK = Tuning(steps=300, learning_rate=2e-5)

@@ -21,21 +21,21 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks" / "mitigation.md"
 
 # Several attacks, kinds of triggers and encoders; an attacker who has read the search among them.
 MODELS = (
+    "bert-tiny-por",
+    "bert-tiny-gated",
+    "bert-tiny-uor",
+    "bert-tiny-por-pooler",
+    "bert-tiny-por-common",
+    "bert-tiny-shy",
+    "minilm-l3-por",
     "minilm-l6-por",
     "minilm-l6-por-gated",
     "minilm-l6-por-held-out",
-    "minilm-l6-por-1",
-    "minilm-l6-por-2",
-    "minilm-l6-por-pooler",
     "minilm-l6-neuba",
     "minilm-l6-uor",
-    "minilm-l6-uor-rare",
     "minilm-l6-por-common",
     "minilm-l6-por-name",
-    "minilm-l6-por-piece",
-    "minilm-l3-por",
     "mpnet-base-por",
-    "bert-tiny-por",
 )
 
 

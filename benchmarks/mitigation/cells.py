@@ -44,6 +44,9 @@ _SOURCES = (
     "guard/purify",
     "guard/monitor.py",
     "guard/policy.py",
+    "guard/scanning.py",
+    "guard/settings.py",
+    "guard/verdict.py",
     "exporters/monitor.py",
     "benchmarks/mitigation/cells.py",
     "benchmarks/mitigation/defences.py",
@@ -105,8 +108,10 @@ def measure(entry: Entry, task: str, tuning: Tuning = TASK) -> Cell:
     bank = bank_of(model)
     monitor = monitor_of(bank)
     data = load(task)
-    texts = [" ".join(text.split()[:READ_WORDS]) for text in data.test.texts[:MAX_TEXTS]]
-    labels = data.test.labels[:MAX_TEXTS]
+    # Test sets may be sorted by class.
+    chosen = np.random.default_rng(SEED).permutation(len(data.test.texts))[:MAX_TEXTS]
+    texts = [" ".join(data.test.texts[i].split()[:READ_WORDS]) for i in chosen]
+    labels = [data.test.labels[i] for i in chosen]
     poisoned = _poisoned(texts, entry.planting)
 
     def as_is(given: Sequence[str]) -> Treated:
