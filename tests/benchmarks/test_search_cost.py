@@ -1,0 +1,50 @@
+"""The page of what a search costs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.record import RESULTS
+from benchmarks.search_cost import DETECTION, DOCUMENT, render
+
+pytestmark = pytest.mark.search
+
+
+def results() -> tuple[Any, Any]:
+    pairs = json.loads((RESULTS / "search-cost-pairs.json").read_bytes())
+    return pairs, json.loads(DETECTION.read_bytes())
+
+
+def test_the_page_is_of_the_results() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == render(*results())
+
+
+def test_costs_and_targets_are_of_the_cases() -> None:
+    pairs, detection = results()
+    case = {
+        "model": "minilm-l6-clean",
+        "part": "encoder",
+        "search": "fast",
+        "found": {},
+        "token_forwards": 2_500_000,
+        "seconds": 61.0,
+        "peak_mb": 900.0,
+    }
+    page = render(
+        pairs,
+        {
+            "zoo": [{"name": "minilm-l6-clean", "encoder": "minilm-l6"}],
+            "cases": [
+                case,
+                {**case, "search": "patronus", "token_forwards": 25_000_000},
+                {**case, "part": "classifier", "seconds": 1.0},
+            ],
+        },
+    )
+    assert "| minilm-l6 | fast | 1 | none planted | 2.5 | 61 | 900 |" in page
+    assert "under 60 s on 2 cores: 61 s at best, **missed**" in page
+    assert "Patronus' search, on minilm-l6: 10.0 times, **missed**" in page
+    assert "memory under 2000 MB: 900 MB, reached" in page
