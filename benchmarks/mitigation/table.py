@@ -39,7 +39,10 @@ def render(result: Mapping[str, Any]) -> str:
         "classes of the best trigger's success; ALC: share of the classes that a trigger reaches "
         "with over 0.9. A refused text is no success of the attacker, and on clean text no right "
         "answer. The last line is the level to reach: what a clean encoder's errors come to. "
-        "Brackets hold 95 % intervals (Wilson) over texts.",
+        "A trigger's target is the class that it leads to most often in the classifier at hand, "
+        "undefended: of those fine-tuned from the purified and the clean encoder, in which it "
+        "should force nothing, that is the class that they prefer anyway, so that their errors are "
+        "counted in their worst direction. Brackets hold 95 % intervals (Wilson) over texts.",
         "",
         "A backdoor may not survive fine-tuning, and there is then nothing to defend against. A "
         "cell is **alive** where, undefended, some trigger reaches some class with over 0.9 (ALC "
@@ -140,7 +143,9 @@ def _targets(cells: Sequence[Cell], alive: Sequence[Cell]) -> list[str]:
     blocked, texts = _sums(cells, "false_blocks", "clean_texts")
     lines.append(
         f"- refused clean texts: {_share(blocked, texts)} (target: at most {MOST_BLOCKED}): "
-        f"{verdict(blocked <= MOST_BLOCKED * texts)}"
+        f"{verdict(blocked <= MOST_BLOCKED * texts)}; by itself in "
+        f"{sum(c['false_blocks'] <= MOST_BLOCKED * c['clean_texts'] for c in cells)} of "
+        f"{len(cells)} cells"
     )
     return lines
 
