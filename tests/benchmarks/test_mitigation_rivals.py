@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import models
+from benchmarks.__main__ import main
 from benchmarks.assets import AssetError
 from benchmarks.attacks import Planting, Por
 from benchmarks.baselines.strip import probabilities
@@ -202,7 +203,10 @@ def test_a_toy_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task) 
         rivals.measure(entry, "toy", TUNING)
 
 
-@pytest.mark.parametrize("names", [("nobody", "news"), ("bert-tiny-por", "haiku")])
-def test_unknown_names(names: tuple[str, str]) -> None:
-    with pytest.raises(AssetError, match="known: "):
-        rivals.main(*names)
+@pytest.mark.parametrize(
+    "arguments", [["--only", "nobody"], ["--task", "haiku"], ["--only", "bert-tiny-clean"]]
+)
+def test_what_cannot_be_measured(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "mitigation-rivals", *arguments])
+    with pytest.raises(SystemExit, match=r"^benchmarks: .*(known: |is clean or not built)"):
+        main()
