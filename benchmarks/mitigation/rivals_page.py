@@ -62,8 +62,9 @@ def render(result: Mapping[str, Any]) -> str:
         f"{sanitator['rounds']} rounds; the published one has 30, and each takes minutes here. It "
         f"found {made['LMSanitator']['found']} vectors, and its recall is a lower bound of what "
         f"more rounds give; the scan found {made['block']['found']} units. Plain fine-tuning "
-        f"trains the poisoned classifier on, with {result['longer']} times the steps. "
-        "STRIP and LMSanitator need the model at each text, the monitor its tokenizer.",
+        f"trains the poisoned classifier on, with {result['longer']} times the steps: its accuracy "
+        "is that of longer training too, which none of the others had. STRIP and LMSanitator need "
+        "the model at each text, the monitor its tokenizer.",
         "",
         "## Targets",
         "",
