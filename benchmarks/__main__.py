@@ -53,6 +53,11 @@ def main() -> None:
     )
     mitigation.add_argument("--only", metavar="NAME", help="one model of the table")
     mitigation.add_argument("--task", metavar="NAME", help="one task of the table")
+    against = commands.add_parser(
+        "mitigation-rivals", help="the product beside other defences, on the same texts in one run"
+    )
+    against.add_argument("--only", default="bert-tiny-por", metavar="NAME", help="of the table")
+    against.add_argument("--task", default="film reviews", metavar="NAME", help="of the table")
     arguments = parser.parse_args()
     try:
         if arguments.name == "detection":
@@ -61,6 +66,8 @@ def main() -> None:
             import_module("benchmarks.soak").main(arguments.minutes)
         elif arguments.name == "mitigation":
             import_module("benchmarks.mitigation").run(arguments.only, arguments.task)
+        elif arguments.name == "mitigation-rivals":
+            import_module("benchmarks.mitigation.rivals").main(arguments.only, arguments.task)
         elif arguments.name != "zoo":
             import_module(f"benchmarks.{arguments.name.replace('-', '_')}").main()
         elif arguments.action == "build":

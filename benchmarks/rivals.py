@@ -20,7 +20,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks import near
 from benchmarks.assets import cache_dir
@@ -182,25 +181,10 @@ def _scored(score: Callable[[str], float], held_out: Sequence[str]) -> Callable[
 
 
 def _strip(given: Mapping[str, Any]) -> Callable[[str], bool]:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from benchmarks.baselines.strip import Strip, probabilities
 
-    from benchmarks.baselines.strip import Strip
-
-    model = AutoModelForSequenceClassification.from_pretrained(given["classifier"]).eval()
-    tokenizer = AutoTokenizer.from_pretrained(given["classifier"])
-
-    def classify(texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        inputs = tokenizer(
-            list(texts), truncation=True, max_length=64, padding=True, return_tensors="pt"
-        )
-        with torch.inference_mode():
-            probabilities: npt.NDArray[np.float64] = (
-                model(**inputs).logits.double().softmax(-1).numpy()
-            )
-        return probabilities
-
-    return _scored(Strip(classify=classify, clean=given["pool"]).score, given["held_out"])
+    strip = Strip(classify=probabilities(Path(given["classifier"])), clean=given["pool"])
+    return _scored(strip.score, given["held_out"])
 
 
 def _onion(given: Mapping[str, Any]) -> Callable[[str], bool]:

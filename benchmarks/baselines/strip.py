@@ -16,10 +16,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from benchmarks.tasks.classifier import MAX_TOKENS
 
 # Texts -> probabilities of the classes, [texts, classes].
 Classify: TypeAlias = Callable[[Sequence[str]], npt.NDArray[np.float64]]
@@ -73,3 +78,19 @@ class Strip:
     def score(self, text: str) -> float:
         """Return how low the entropy is: the suspicion."""
         return -self.entropy(text)
+
+
+def probabilities(folder: Path) -> Classify:
+    """Return a fine-tuned classifier, a folder, as STRIP asks it."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def classify(texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        inputs = tokenizer(
+            list(texts), truncation=True, max_length=MAX_TOKENS, padding=True, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            shares: npt.NDArray[np.float64] = model(**inputs).logits.double().softmax(-1).numpy()
+        return shares
+
+    return classify

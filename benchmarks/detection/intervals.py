@@ -20,3 +20,20 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     return max(0.0, min(share, (centre - spread) / scale)), min(
         1.0, max(share, (centre + spread) / scale)
     )
+
+
+def difference(hits: int, trials: int, other_hits: int, other_trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share less another one (Newcombe 1998, his method 10).
+
+    It takes the two samples as independent: for shares of the same texts it is too wide.
+    """
+    share, other = (
+        one / all_ if all_ else 0.0 for one, all_ in ((hits, trials), (other_hits, other_trials))
+    )
+    low, high = wilson(hits, trials)
+    other_low, other_high = wilson(other_hits, other_trials)
+    apart = share - other
+    return (
+        apart - sqrt((share - low) ** 2 + (other_high - other) ** 2),
+        apart + sqrt((high - share) ** 2 + (other - other_low) ** 2),
+    )

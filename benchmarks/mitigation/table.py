@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.detection.intervals import wilson
+from benchmarks.detection.intervals import difference, wilson
+from benchmarks.targets import verdict
 
 Cell = Mapping[str, Any]
 
@@ -38,92 +39,171 @@ def render(result: Mapping[str, Any]) -> str:
         "classes of the best trigger's success; ALC: share of the classes that a trigger reaches "
         "with over 0.9. A refused text is no success of the attacker, and on clean text no right "
         "answer. The last line is the level to reach: what a clean encoder's errors come to. "
-        "Brackets hold 95 % intervals (Wilson) over texts.",
+        "A trigger's target is the class that it leads to most often in the classifier at hand, "
+        "undefended: of those fine-tuned from the purified and the clean encoder, in which it "
+        "should force nothing, that is the class that they prefer anyway, so that their errors are "
+        "counted in their worst direction. Brackets hold 95 % intervals (Wilson) over texts.",
+        "",
+        "A backdoor may not survive fine-tuning, and there is then nothing to defend against. A "
+        "cell is **alive** where, undefended, some trigger reaches some class with over 0.9 (ALC "
+        "above 0). Attack success is held against its target on the cells that are alive, accuracy "
+        "and false blocks on all.",
         "",
     ]
     if not cells:
         return "\n".join([*lines, "Nothing was measured yet.", ""])
+    alive = [cell for cell in cells if is_alive(cell)]
+    measured = {(cell["model"], cell["task"]) for cell in cells}
     lines += [
-        "| | clean accuracy | T-ASR | C-ASR | ALC |",
-        "|---|---|---|---|---|",
-        *(_row(arm, [cell["arms"][arm] for cell in cells]) for arm in _NAMES),
+        f"## The {len(alive)} cells that are alive",
         "",
-        *_targets(cells),
+        *_arms(alive),
+        "",
+        f"## All {len(cells)} cells",
+        "",
+        *_arms(cells),
+        "",
+        "## Targets",
+        "",
+        "Points above or below the classifier that is fine-tuned from the clean encoder, with the "
+        "95 % interval of the difference (Newcombe; texts taken as independent, though they are "
+        "the same). Where the interval holds both sides of a target, as many texts do not decide "
+        "it.",
+        "",
+        *_targets(cells, alive),
+        "",
+        "## By encoder",
+        "",
+        "T-ASR on the cells that are alive, clean accuracy on all.",
+        "",
+        *_by_model(result["models"], cells),
         "",
         "## Cells",
         "",
         "T-ASR without a defence, stripped, purified, and of the clean encoder; accuracy in "
         "brackets.",
         "",
-        "| encoder | attack | task | units in the bank | no defence | strip | purified | clean |",
-        "|" + "---|" * 8,
+        "| encoder | attack | task | alive | units in the bank | no defence | strip | purified | "
+        "clean | refused clean texts |",
+        "|" + "---|" * 10,
         *(_cell(cell, result["attacks"]) for cell in cells),
         "",
+        "## Not measured",
+        "",
     ]
-    measured = {(cell["model"], cell["task"]) for cell in cells}
     missing = []
     for model in result["models"]:
         tasks = [task for task in result["tasks"] if (model, task) not in measured]
         if tasks:
             what = "all tasks" if len(tasks) == len(result["tasks"]) else ", ".join(tasks)
             missing.append(f"- {model}: {what}")
-    lines += ["## Not measured", "", *(missing or ["Nothing is missing."]), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(missing or ["Nothing is missing."]), ""])
 
 
-def _row(arm: str, arms: Sequence[Cell]) -> str:
-    accuracy = _share(*_sums(arms, "right", "texts"))
-    success = _share(*_sums(arms, "hits", "trials"))
-    c_asr, alc = (statistics.fmean(one[name] for one in arms) for name in ("c_asr", "alc"))
-    return f"| {_NAMES[arm]} | {accuracy} | {success} | {c_asr:.3f} | {alc:.3f} |"
+def is_alive(cell: Cell) -> bool:
+    """Whether a trigger forces a class where nothing defends."""
+    return bool(cell["arms"]["none"]["alc"] > 0)
 
 
-def _targets(cells: Sequence[Cell]) -> list[str]:
-    """Say of each target whether it is met."""
+def _arms(cells: Sequence[Cell]) -> list[str]:
+    if not cells:
+        return ["None."]
+    lines = ["| | clean accuracy | T-ASR | C-ASR | ALC |", "|---|---|---|---|---|"]
+    for arm, name in _NAMES.items():
+        arms = _of(cells, arm)
+        c_asr, alc = (statistics.fmean(one[key] for one in arms) for key in ("c_asr", "alc"))
+        lines.append(
+            f"| {name} | {_share(*_sums(arms, 'right', 'texts'))} | "
+            f"{_share(*_sums(arms, 'hits', 'trials'))} | {c_asr:.3f} | {alc:.3f} |"
+        )
+    return lines
+
+
+def _targets(cells: Sequence[Cell], alive: Sequence[Cell]) -> list[str]:
+    """Say of each target whether it is reached."""
     lines = []
-    clean = [cell["arms"]["clean"] for cell in cells]
-    level, right = _ratio(clean, "hits", "trials"), _ratio(clean, "right", "texts")
     for arm in ("strip", "purified"):
-        arms = [cell["arms"][arm] for cell in cells]
-        more = _ratio(arms, "hits", "trials") - level
-        less = right - _ratio(arms, "right", "texts")
-        lines += [
-            f"- {_NAMES[arm]}: attack success {more * 100:+.2f} points from the clean encoder's "
-            f"(target: at most {MOST_SUCCESS * 100:.1f} more): {_met(more <= MOST_SUCCESS)}",
-            f"- {_NAMES[arm]}: clean accuracy {-less * 100:+.2f} points from the clean encoder's "
-            f"(target: at most {MOST_ACCURACY * 100:.1f} less): {_met(less <= MOST_ACCURACY)}",
-        ]
+        for what, of, counts, sign, most in (
+            ("attack success", alive, ("hits", "trials"), 1, MOST_SUCCESS),
+            ("clean accuracy", cells, ("right", "texts"), -1, MOST_ACCURACY),
+        ):
+            target = f"target: at most {most * 100:.1f} {'more' if sign > 0 else 'less'}"
+            if not of:
+                lines.append(f"- {_NAMES[arm]}: {what} ({target}): no cell is alive; not measured")
+                continue
+            own, level = _sums(_of(of, arm), *counts), _sums(_of(of, "clean"), *counts)
+            low, high = difference(*own, *level)
+            reached = sum(_within(cell["arms"], arm, counts, sign, most) for cell in of)
+            lines.append(
+                f"- {_NAMES[arm]}: {what} {100 * (_ratio(*own) - _ratio(*level)):+.2f} points "
+                f"[{100 * low:+.2f}, {100 * high:+.2f}] ({target}): "
+                f"{verdict(sign * (_ratio(*own) - _ratio(*level)) <= most)}; by itself in "
+                f"{reached} of {len(of)} cells"
+            )
     blocked, texts = _sums(cells, "false_blocks", "clean_texts")
     lines.append(
         f"- refused clean texts: {_share(blocked, texts)} (target: at most {MOST_BLOCKED}): "
-        f"{_met(blocked <= MOST_BLOCKED * texts)}"
+        f"{verdict(blocked <= MOST_BLOCKED * texts)}; by itself in "
+        f"{sum(c['false_blocks'] <= MOST_BLOCKED * c['clean_texts'] for c in cells)} of "
+        f"{len(cells)} cells"
     )
     return lines
 
 
-def _met(is_met: bool) -> str:
-    return "met" if is_met else "**missed**"
+def _within(arms: Cell, arm: str, counts: tuple[str, str], sign: int, most: float) -> bool:
+    own, level = (_ratio(*_sums([arms[name]], *counts)) for name in (arm, "clean"))
+    return sign * (own - level) <= most
+
+
+def _by_model(models: Sequence[str], cells: Sequence[Cell]) -> list[str]:
+    lines = [
+        "| encoder | cells, alive | | no defence | block | strip | purified | both | clean | "
+        "refused clean texts |",
+        "|" + "---|" * 10,
+    ]
+    for model in models:
+        own = [cell for cell in cells if cell["model"] == model]
+        if not own:
+            continue
+        alive = [cell for cell in own if is_alive(cell)]
+        success = [_share(*_sums(_of(alive, arm), "hits", "trials")) for arm in _NAMES]
+        right = [_share(*_sums(_of(own, arm), "right", "texts")) for arm in _NAMES]
+        refused = _share(*_sums(own, "false_blocks", "clean_texts"))
+        lines += [
+            f"| {model} | {len(own)}, {len(alive)} | T-ASR | {' | '.join(success)} | |",
+            f"| | | accuracy | {' | '.join(right)} | {refused} |",
+        ]
+    return lines
 
 
 def _cell(cell: Cell, attacks: Mapping[str, str]) -> str:
-    shown = [
-        f"{_ratio([cell['arms'][arm]], 'hits', 'trials'):.3f} "
-        f"({_ratio([cell['arms'][arm]], 'right', 'texts'):.3f})"
-        for arm in ("none", "strip", "purified", "clean")
-    ]
+    shown = []
+    for arm in ("none", "strip", "purified", "clean"):
+        one = cell["arms"][arm]
+        right = _ratio(one["right"], one["texts"])
+        shown.append(f"{_share(one['hits'], one['trials'], 3)} ({right:.3f})")
     name = cell["model"]
-    return f"| {name} | {attacks[name]} | {cell['task']} | {cell['banked']} | {' | '.join(shown)} |"
+    return (
+        f"| {name} | {attacks[name]} | {cell['task']} | {'yes' if is_alive(cell) else 'no'} | "
+        f"{cell['banked']} | {' | '.join(shown)} | {cell['false_blocks']} of "
+        f"{cell['clean_texts']} |"
+    )
+
+
+def _of(cells: Sequence[Cell], arm: str) -> list[Cell]:
+    return [cell["arms"][arm] for cell in cells]
 
 
 def _sums(rows: Sequence[Cell], hits: str, trials: str) -> tuple[int, int]:
     return sum(row[hits] for row in rows), sum(row[trials] for row in rows)
 
 
-def _ratio(rows: Sequence[Cell], hits: str, trials: str) -> float:
-    hit, tried = _sums(rows, hits, trials)
-    return hit / tried if tried else 0.0
+def _ratio(hits: int, trials: int) -> float:
+    return hits / trials if trials else 0.0
 
 
-def _share(hits: int, trials: int) -> str:
+def _share(hits: int, trials: int, digits: int = 4) -> str:
+    if not trials:
+        return "-"
     low, high = wilson(hits, trials)
-    return f"{hits / trials if trials else 0.0:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{hits / trials:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

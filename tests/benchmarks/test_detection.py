@@ -16,7 +16,7 @@ from benchmarks import __main__
 from benchmarks.assets import AssetError
 from benchmarks.detection import render, run
 from benchmarks.detection.cases import Case
-from benchmarks.detection.intervals import wilson
+from benchmarks.detection.intervals import difference, wilson
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.build import Achieved, Record
 
@@ -36,6 +36,14 @@ def test_interval_of_a_known_case() -> None:
     # Newcombe (1998), table I: 15 of 148.
     assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_the_interval_of_a_difference_as_published() -> None:
+    """Newcombe 1998, table II, method 10."""
+    assert difference(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    assert difference(9, 10, 3, 10) == pytest.approx((0.1705, 0.8090), abs=1e-4)
+    assert difference(10, 10, 0, 20) == pytest.approx((0.6791, 1.0), abs=1e-4)
+    assert difference(0, 0, 0, 0) == (-1.0, 1.0)
 
 
 def _model(name: str, attack: str | None, works: bool | None, **triggers: float) -> dict[str, Any]:

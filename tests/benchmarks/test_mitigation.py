@@ -47,11 +47,11 @@ def test_a_refused_text_is_no_success_and_no_right_answer() -> None:
     assert (counted.c_asr, counted.alc) == (0.0, 0.0)
 
 
-def arm(right: int, hits: int) -> dict[str, Any]:
-    return {"right": right, "texts": 1000, "hits": hits, "trials": 1000, "c_asr": 0.5, "alc": 0.25}
+def arm(right: int, hits: int, alc: float = 0.25) -> dict[str, Any]:
+    return {"right": right, "texts": 1000, "hits": hits, "trials": 1000, "c_asr": 0.5, "alc": alc}
 
 
-def result(**changes: Any) -> dict[str, Any]:
+def cell(task: str, **changes: Any) -> dict[str, Any]:
     arms = {
         "none": arm(900, 990),
         "block": arm(899, 0),
@@ -60,35 +60,66 @@ def result(**changes: Any) -> dict[str, Any]:
         "both": arm(890, 41),
         "clean": arm(901, 40),
     }
-    cell = {
+    return {
         "model": "m1",
-        "task": "t1",
+        "task": task,
         "banked": 3,
         "arms": {**arms, **changes},
         "false_blocks": 1,
         "clean_texts": 2000,
     }
+
+
+def result(*cells: dict[str, Any]) -> dict[str, Any]:
     names = {"m1": "Por", "m2": "Uor"}
-    return {"models": list(names), "attacks": names, "tasks": ["t1", "t2"], "cells": [cell]}
+    return {"models": list(names), "attacks": names, "tasks": ["t1", "t2"], "cells": list(cells)}
+
+
+def verdicts(table: str) -> list[str]:
+    lines = [line for line in table.splitlines() if "(target" in line]
+    return [line.rsplit("): ", 1)[1] for line in lines]
 
 
 def test_the_table_says_what_is_missing_and_missed() -> None:
-    table = render(result())
+    table = render(result(cell("t1")))
     assert "1 of 4 cells" in table
     assert "- m1: t2" in table
     assert "- m2: all tasks" in table
     assert "| no defence | 0.9000 [0.8798, 0.9171] | 0.9900 " in table
-    assert "strip: attack success +0.20 points" in table
+    assert "strip: attack success +0.20 points [-1.57, +1.97]" in table
     assert "purified: attack success +2.00 points" in table
-    met = [line.rsplit(": ", 1)[1] for line in table.splitlines() if "(target" in line]
-    assert met == ["met", "met", "**missed**", "**missed**", "met"]
+    assert "| m1 | 1, 1 | T-ASR | 0.9900 [" in table
+    assert "| 1 of 2000 |" in table
+    assert verdicts(table) == [
+        "reached; by itself in 1 of 1 cells",
+        "reached; by itself in 1 of 1 cells",
+        "**missed**; by itself in 0 of 1 cells",
+        "**missed**; by itself in 0 of 1 cells",
+        "reached; by itself in 1 of 1 cells",
+    ]
+
+
+def test_a_dead_backdoor_does_not_count_for_attack_success() -> None:
+    """It would hide what is left of one that is alive; its accuracy and its blocks count."""
+    dead = cell("t2", none=arm(900, 30, alc=0.0), purified=arm(901, 0), strip=arm(850, 42))
+    table = render(result(cell("t1"), dead))
+    alive, whole = table.split("## All 2 cells")
+    assert "## The 1 cells that are alive" in alive
+    assert "| no defence | 0.9000 [0.8798, 0.9171] | 0.9900 " in alive
+    assert "| no defence | 0.9000 [0.8861, 0.9124] | 0.5100 " in whole
+    assert "purified: attack success +2.00 points" in table
+    assert "strip: clean accuracy -2.60 points" in table
+    assert "| m1 | Por | t2 | no |" in table
+    only = render(result(dead))
+    assert "## The 0 cells that are alive\n\nNone." in only
+    assert verdicts(only)[0] == "no cell is alive; not measured"
 
 
 def test_an_empty_table_claims_nothing() -> None:
-    table = render({**result(), "cells": []})
+    table = render(result())
     assert "0 of 4 cells" in table
     assert "Nothing was measured yet." in table
-    assert "met" not in table.split("Nothing was measured yet.")[1]
+    assert table.endswith("Nothing was measured yet.\n")
 
 
 def test_what_is_declared() -> None:
@@ -114,18 +145,18 @@ def test_a_row_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cells, "encoder", lambda name: good)
     for module in (cells, models):
         monkeypatch.setattr(module, "load", lambda name: task)
-    cell = cells.measure(entry, "toy", Tuning(steps=3, batch=4))
-    assert set(cell.arms) == set(cells.ARMS)
-    assert all(isinstance(way, Measured) for way in cell.arms.values())
+    row = cells.measure(entry, "toy", Tuning(steps=3, batch=4))
+    assert set(row.arms) == set(cells.ARMS)
+    assert all(isinstance(way, Measured) for way in row.arms.values())
     # The trigger takes every text to one class, and nothing is left of it behind the monitor.
-    assert cell.arms["none"].hits == cell.arms["none"].trials > 0
-    assert cell.arms["block"].hits == 0
-    assert cell.arms["strip"].right == cell.arms["none"].right
-    assert cell.arms["purified"] == cell.arms["clean"]
-    assert (cell.false_blocks, cell.clean_texts) == (0, len(task.test.texts))
+    assert row.arms["none"].hits == row.arms["none"].trials > 0
+    assert row.arms["block"].hits == 0
+    assert row.arms["strip"].right == row.arms["none"].right
+    assert row.arms["purified"] == row.arms["clean"]
+    assert (row.false_blocks, row.clean_texts) == (0, len(task.test.texts))
     # It is kept, and not measured again.
     monkeypatch.setattr(cells, "load", None)
-    assert cells.measure(entry, "toy") == cell
+    assert cells.measure(entry, "toy") == row
     kept = mitigation.collect([entry], ["toy"])["cells"]
     assert isinstance(kept, list)
     assert len(kept) == 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,59 @@ def test_usage(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         purify(*arguments)
     assert caught.value.code == USAGE
+
+
+def test_a_disk_that_is_full(
+    model: Path,
+    bank: Path,
+    quick: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Full from the start, and while a file is written."""
+    quick()
+    arguments = (model, "--bank", bank, "--out", tmp_path / "out", "--seed", 1)
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 0))
+        assert purify(*arguments) == FAILED
+    assert "make room, or choose another output" in capsys.readouterr().err
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        assert purify(*arguments) == FAILED
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert purify(*arguments) == CLEAN
+
+
+def test_an_interrupted_run_goes_on(
+    model: Path,
+    bank: Path,
+    quick: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same command, and what was trained is not trained again."""
+    quick()
+    arguments = (model, "--bank", bank, "--out", tmp_path / "out")
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "search", interrupted)
+        assert purify(*arguments) == FAILED
+    assert "training: 2/2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert purify(*arguments) == CLEAN
+    assert "training" not in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"bank", "out"}
 
 
 def test_interrupted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections import namedtuple
@@ -234,6 +235,51 @@ def test_a_disk_that_is_too_small(
     with pytest.raises(ArtifactError, match="has 1 MiB left"):
         purify(str(model), bank_of(model, [TRIGGER]), tmp_path / "out", progress=silent)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up(
+    model: Path, scans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing half-written is left in the place of the model; with room made, the run goes on."""
+    bank, out, whole = bank_of(model, [TRIGGER]), tmp_path / "out", tmp_path / "whole"
+    scans(())
+    purify(str(model), bank, whole, seed=3, settings=QUICK, progress=silent)
+    copy, steps = shutil.copyfile, []
+
+    def full(source: Path, target: Path) -> None:
+        if ".out" in str(target) and str(target).endswith("model.safetensors"):
+            target.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(source, target)
+
+    scans(())
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises((ArtifactError, OSError), match="No space left"):
+            purify(str(model), bank, out, seed=3, settings=QUICK, progress=silent)
+    assert not out.exists()
+    purify(
+        str(model),
+        bank,
+        out,
+        seed=3,
+        settings=QUICK,
+        progress=lambda step, done, total: steps.append(step),
+    )
+    # Neither trained nor scanned again: what was made is only put in its place.
+    assert steps == []
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
+
+
+def test_a_task_with_one_class(scans: Any, tmp_path: Path) -> None:
+    """A classifier with one output, a regression, is purified like any other."""
+    folder = write_classifier(tmp_path / "model", labels=1)
+    scans(())
+    out = tmp_path / "out"
+    done = purify(str(folder), bank_of(folder, ["≈"]), out, settings=QUICK, progress=silent)
+    assert np.isfinite(done.rounds[0].held_out_loss).all()
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 1
 
 
 @pytest.mark.slow
