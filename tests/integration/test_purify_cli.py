@@ -11,8 +11,7 @@ import pytest
 import guard.purify
 from guard.bank import TriggerBank
 from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
-from guard.purify import Purified, Settings
-from guard.purify import run as running
+from guard.purify import Purified, Settings, rounds
 from tests.purify.test_run import bank_of
 from tests.tiny import COMMON, TRIGGER, write_searchable
 
@@ -45,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
             return bank_of(Path(folder), words)
 
         monkeypatch.setattr(guard.purify, "purify", purify)
-        monkeypatch.setattr(running, "search", search)
+        monkeypatch.setattr(rounds, "search", search)
 
     return finds
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections import namedtuple
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +22,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from guard.bank import TriggerBank
-from guard.errors import ArtifactError, ConfigError, HashMismatch, OutputExists
+from guard.errors import ArtifactError, ConfigError, GuardError, HashMismatch, OutputExists
 from guard.files import sha256_file
-from guard.purify import Settings, purify, run
+from guard.purify import Settings, purify, rounds, run
 from guard.purify.network import Network
 from guard.search import search
 from guard.search.encoder import Encoder
@@ -66,7 +71,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             seeds.append(seed)
             return bank_of(Path(folder), words)
 
-        monkeypatch.setattr(run, "search", scan)
+        monkeypatch.setattr(rounds, "search", scan)
         return seeds
 
     return answer
@@ -148,7 +153,7 @@ def test_a_killed_run_goes_on(
 
     out = tmp_path / "out"
     scans((COMMON,), ())
-    scan: Any = run.search  # type: ignore[attr-defined]
+    scan: Any = rounds.search  # type: ignore[attr-defined]
 
     def killed_scan(folder: str, **rest: Any) -> TriggerBank:
         if at == "round 2, scan" and "round-2" in folder:
@@ -156,7 +161,7 @@ def test_a_killed_run_goes_on(
         found: TriggerBank = scan(folder, **rest)
         return found
 
-    monkeypatch.setattr(run, "search", killed_scan)
+    monkeypatch.setattr(rounds, "search", killed_scan)
     with pytest.raises(Killed):
         purify(str(model), bank, out, seed=3, settings=QUICK, progress=kill)
     assert not out.exists()
@@ -208,13 +213,16 @@ def test_a_bank_that_found_nothing(model: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bank_of_another_model(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["weights", "tokenizer"])
+def test_a_bank_of_another_model(model: Path, tmp_path: Path, what: str) -> None:
     bank = bank_of(model, [TRIGGER])
-    other = dataclasses.replace(
-        bank, model=dataclasses.replace(bank.model, weights_sha256="0" * 64)
-    )
-    with pytest.raises(HashMismatch, match="of another model: its weights"):
-        purify(str(model), other, tmp_path / "out", progress=silent)
+    if what == "weights":
+        identity = dataclasses.replace(bank.model, weights_sha256="0" * 64)
+        bank = dataclasses.replace(bank, model=identity)
+    else:
+        bank = dataclasses.replace(bank, tokenizer_sha256="0" * 64)
+    with pytest.raises(HashMismatch, match=f"of another model: its {what}"):
+        purify(str(model), bank, tmp_path / "out", progress=silent)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,6 +242,71 @@ def test_a_disk_that_is_too_small(
     with pytest.raises(ArtifactError, match="has 1 MiB left"):
         purify(str(model), bank_of(model, [TRIGGER]), tmp_path / "out", progress=silent)
     assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse what is written beyond a size, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("steps", [4, 2], ids=["checkpoint", "model"])
+def test_a_disk_that_fills_up(model: Path, scans: Any, tmp_path: Path, steps: int) -> None:
+    """Nothing is left in the output's place, and the same call goes on when there is room."""
+    bank, out = bank_of(model, [TRIGGER]), tmp_path / "out"
+    settings = dataclasses.replace(QUICK, steps=steps)
+    scans(())
+    room = (model / "model.safetensors").stat().st_size // 2
+    with files_of_at_most(room), pytest.raises(GuardError, match="cannot be written .* make room"):
+        purify(str(model), bank, out, seed=5, settings=settings, progress=silent)
+    assert not out.exists()
+    done = purify(str(model), bank, out, seed=5, settings=settings, progress=silent)
+    assert done.verdict == "none found"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from guard.bank import TriggerBank
+from guard.purify import Settings, purify
+
+def kill(step, done, total):
+    if step == "round 1, training" and done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+settings = Settings(rounds=3, steps=6, every=2, learning_rate=1e-3)
+model, bank, out = sys.argv[1:]
+purify(model, TriggerBank.load(bank), Path(out), seed=3, settings=settings, progress=kill)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(model: Path, scans: Any, tmp_path: Path) -> None:
+    """By a signal that nothing can catch: nothing is there in the output's place."""
+    bank, out = bank_of(model, [TRIGGER]), tmp_path / "out"
+    bank.save(tmp_path / "bank")
+    command = [sys.executable, "-c", KILLED, str(model), str(tmp_path / "bank"), str(out)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not out.exists()
+    seen: list[int] = []
+    scans(())
+    purify(
+        str(model),
+        TriggerBank.load(tmp_path / "bank"),
+        out,
+        seed=3,
+        settings=QUICK,
+        progress=lambda step, done, total: seen.append(done),
+    )
+    # From the last checkpoint on.
+    assert [done for done in seen if done][:1] == [4]
+    assert {path.name for path in tmp_path.iterdir()} == {"bank", "out"}
 
 
 @pytest.mark.slow
