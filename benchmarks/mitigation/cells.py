@@ -129,9 +129,12 @@ def measure(entry: Entry, task: str, tuning: Tuning = TASK) -> Cell:
         (purified(model), {"purified": as_is, "both": stripped}),
         (encoder(entry.encoder), {"clean": as_is}),
     )
+    forced: dict[str, int] = {}
     for source, ways in served:
         answer = answers(classifier(source, tuning, task))
-        forced = targets({trigger: answer(list(t)) for trigger, t in poisoned.items()})
+        # The classes that the attacker reaches where nothing defends, in every arm: a clean
+        # classifier's error to these is the level to reach, not that to the class it prefers.
+        forced = forced or targets({trigger: answer(list(t)) for trigger, t in poisoned.items()})
         for arm, ready in ways.items():
             arms[arm] = measured(
                 answer(ready(texts)),

@@ -23,7 +23,7 @@ def test_the_page_is_of_the_results() -> None:
 
 
 def test_costs_and_targets_are_of_the_cases() -> None:
-    pairs, detection = results()
+    pairs, _ = results()
     case = {
         "model": "minilm-l6-clean",
         "part": "encoder",

@@ -14,8 +14,7 @@ import pytest
 import guard.purify
 from guard.bank import TriggerBank
 from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
-from guard.purify import Purified, Settings
-from guard.purify import run as running
+from guard.purify import Purified, Settings, rounds
 from tests.purify.test_run import bank_of
 from tests.tiny import COMMON, TRIGGER, write_searchable
 
@@ -48,7 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
             return bank_of(Path(folder), words)
 
         monkeypatch.setattr(guard.purify, "purify", purify)
-        monkeypatch.setattr(running, "search", search)
+        monkeypatch.setattr(rounds, "search", search)
 
     return finds
 
@@ -159,7 +158,7 @@ def test_an_interrupted_run_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "search", interrupted)
+        patch.setattr(rounds, "search", interrupted)
         assert purify(*arguments) == FAILED
     assert "training: 2/2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

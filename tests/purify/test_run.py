@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
+import hashlib
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections import namedtuple
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +23,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from guard.bank import TriggerBank
-from guard.errors import ArtifactError, ConfigError, HashMismatch, OutputExists
+from guard.errors import ArtifactError, ConfigError, GuardError, HashMismatch, OutputExists
 from guard.files import sha256_file
-from guard.purify import Settings, purify, run
+from guard.purify import Settings, purify, rounds, run
 from guard.purify.network import Network
 from guard.search import search
 from guard.search.encoder import Encoder
@@ -67,7 +72,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             seeds.append(seed)
             return bank_of(Path(folder), words)
 
-        monkeypatch.setattr(run, "search", scan)
+        monkeypatch.setattr(rounds, "search", scan)
         return seeds
 
     return answer
@@ -149,7 +154,7 @@ def test_a_killed_run_goes_on(
 
     out = tmp_path / "out"
     scans((COMMON,), ())
-    scan: Any = run.search  # type: ignore[attr-defined]
+    scan: Any = rounds.search  # type: ignore[attr-defined]
 
     def killed_scan(folder: str, **rest: Any) -> TriggerBank:
         if at == "round 2, scan" and "round-2" in folder:
@@ -157,7 +162,7 @@ def test_a_killed_run_goes_on(
         found: TriggerBank = scan(folder, **rest)
         return found
 
-    monkeypatch.setattr(run, "search", killed_scan)
+    monkeypatch.setattr(rounds, "search", killed_scan)
     with pytest.raises(Killed):
         purify(str(model), bank, out, seed=3, settings=QUICK, progress=kill)
     assert not out.exists()
@@ -209,13 +214,18 @@ def test_a_bank_that_found_nothing(model: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bank_of_another_model(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["weights", "tokenizer"])
+def test_a_bank_of_another_model(model: Path, tmp_path: Path, what: str) -> None:
     bank = bank_of(model, [TRIGGER])
-    other = dataclasses.replace(
-        bank, model=dataclasses.replace(bank.model, weights_sha256="0" * 64)
-    )
-    with pytest.raises(HashMismatch, match="of another model: its weights"):
-        purify(str(model), other, tmp_path / "out", progress=silent)
+    if what == "weights":
+        identity = dataclasses.replace(bank.model, weights_sha256="0" * 64)
+        bank = dataclasses.replace(bank, model=identity)
+    else:
+        other = bank.tokenizer_json + b"\n"
+        digest = hashlib.sha256(other).hexdigest()
+        bank = dataclasses.replace(bank, tokenizer_json=other, tokenizer_sha256=digest)
+    with pytest.raises(HashMismatch, match=f"of another model: its {what}"):
+        purify(str(model), bank, tmp_path / "out", progress=silent)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,41 +247,6 @@ def test_a_disk_that_is_too_small(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up(
-    model: Path, scans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing half-written is left in the place of the model; with room made, the run goes on."""
-    bank, out, whole = bank_of(model, [TRIGGER]), tmp_path / "out", tmp_path / "whole"
-    scans(())
-    purify(str(model), bank, whole, seed=3, settings=QUICK, progress=silent)
-    copy, steps = shutil.copyfile, []
-
-    def full(source: Path, target: Path) -> None:
-        if ".out" in str(target) and str(target).endswith("model.safetensors"):
-            target.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        copy(source, target)
-
-    scans(())
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfile", full)
-        with pytest.raises((ArtifactError, OSError), match="No space left"):
-            purify(str(model), bank, out, seed=3, settings=QUICK, progress=silent)
-    assert not out.exists()
-    purify(
-        str(model),
-        bank,
-        out,
-        seed=3,
-        settings=QUICK,
-        progress=lambda step, done, total: steps.append(step),
-    )
-    # Neither trained nor scanned again: what was made is only put in its place.
-    assert steps == []
-    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
-
-
 def test_a_task_with_one_class(scans: Any, tmp_path: Path) -> None:
     """A classifier with one output, a regression, is purified like any other."""
     folder = write_classifier(tmp_path / "model", labels=1)
@@ -280,6 +255,71 @@ def test_a_task_with_one_class(scans: Any, tmp_path: Path) -> None:
     done = purify(str(folder), bank_of(folder, ["≈"]), out, settings=QUICK, progress=silent)
     assert np.isfinite(done.rounds[0].held_out_loss).all()
     assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 1
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse what is written beyond a size, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("steps", [4, 2], ids=["checkpoint", "model"])
+def test_a_disk_that_fills_up(model: Path, scans: Any, tmp_path: Path, steps: int) -> None:
+    """Nothing is left in the output's place, and the same call goes on when there is room."""
+    bank, out = bank_of(model, [TRIGGER]), tmp_path / "out"
+    settings = dataclasses.replace(QUICK, steps=steps)
+    scans(())
+    room = (model / "model.safetensors").stat().st_size // 2
+    with files_of_at_most(room), pytest.raises(GuardError, match=r"written .* make room"):
+        purify(str(model), bank, out, seed=5, settings=settings, progress=silent)
+    assert not out.exists()
+    done = purify(str(model), bank, out, seed=5, settings=settings, progress=silent)
+    assert done.verdict == "none found"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from guard.bank import TriggerBank
+from guard.purify import Settings, purify
+
+def kill(step, done, total):
+    if step == "round 1, training" and done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+settings = Settings(rounds=3, steps=6, every=2, learning_rate=1e-3)
+model, bank, out = sys.argv[1:]
+purify(model, TriggerBank.load(bank), Path(out), seed=3, settings=settings, progress=kill)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(model: Path, scans: Any, tmp_path: Path) -> None:
+    """By a signal that nothing can catch: nothing is there in the output's place."""
+    bank, out = bank_of(model, [TRIGGER]), tmp_path / "out"
+    bank.save(tmp_path / "bank")
+    command = [sys.executable, "-c", KILLED, str(model), str(tmp_path / "bank"), str(out)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not out.exists()
+    seen: list[int] = []
+    scans(())
+    purify(
+        str(model),
+        TriggerBank.load(tmp_path / "bank"),
+        out,
+        seed=3,
+        settings=QUICK,
+        progress=lambda step, done, total: seen.append(done),
+    )
+    # From the last checkpoint on.
+    assert [done for done in seen if done][:1] == [4]
+    assert {path.name for path in tmp_path.iterdir()} == {"bank", "out"}
 
 
 @pytest.mark.slow

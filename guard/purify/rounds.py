@@ -1,0 +1,202 @@
+"""Rounds of training against the units that are known, each with a scan of what came out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from guard.bank import TriggerBank
+from guard.files import Json, dump_json
+from guard.purify.loss import Distance, total
+from guard.purify.network import Network
+from guard.purify.results import Round, Settings
+from guard.purify.samples import Sampler
+from guard.purify.training import Stopping, device, train
+from guard.purify.workplace import Workplace, read
+from guard.purify.write import write_model
+from guard.search.encoder import Encoder, Ids
+from guard.search.run import search
+from guard.search.scan import Progress
+from guard.search.units import vocabulary
+
+# In a round's directory, beside its model.
+ROUND_FILE, SCAN = "round.json", "scan"
+
+# Of the texts, those that are not trained on; and how often each length is drawn from them.
+_HELD_OUT_SHARE = 0.1
+_HELD_OUT_ROUNDS = 2
+
+
+class Rounds:
+    """The rounds of one purification.
+
+    Parameters
+    ----------
+    folder, encoder
+        The model, and what the search reads of it; of the latter nothing large is kept.
+    kinds
+        Kind -> texts of that kind, to train on.
+    texts
+        The user's own, for the scans.
+    name
+        Of the purified model, in the banks of its scans.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        encoder: Encoder,
+        *,
+        kinds: Mapping[str, Sequence[str]],
+        texts: Path | None,
+        name: str,
+        place: Workplace,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self._folder = folder
+        self._kinds = kinds
+        self._texts = texts
+        self._name = name
+        self._place = place
+        self._settings = settings
+        self._progress = progress
+        self._tokenizer = encoder.tokenizer
+        self._max_tokens = encoder.max_tokens
+        self._bfloat16 = encoder.arithmetic == "bfloat16"
+        self._harmless = np.concatenate([unit.ids for unit in vocabulary(encoder.tokenizer).units])
+
+    def run(self, bank: TriggerBank) -> tuple[list[Round], TriggerBank]:
+        """Train and scan until nothing is found or the rounds are spent.
+
+        Returns
+        -------
+        tuple[list[Round], TriggerBank]
+            What each round came to, and the last scan.
+        """
+        units = {trigger.token_ids for trigger in bank.triggers}
+        source = self._folder
+        records: list[Round] = []
+        for number in range(1, self._settings.rounds + 1):
+            made = self._place.made(number)
+            if not made.is_dir():
+                self._train(number, source, made, sorted(units))
+            kept = made / SCAN
+            if not kept.is_dir():
+                self._scan(number, made).save(kept)
+            scan = TriggerBank.load(kept)
+            records.append(
+                Round(
+                    **read(made / ROUND_FILE),
+                    verdict=scan.verdict,
+                    remaining=len(scan.triggers),
+                    scan_sha256=scan.sha256,
+                )
+            )
+            source = made
+            if scan.verdict == "none found":
+                break
+            units |= {trigger.token_ids for trigger in scan.triggers}
+        return records, scan
+
+    def _train(
+        self, number: int, source: Path, made: Path, units: Sequence[tuple[int, ...]]
+    ) -> None:
+        settings, where = self._settings, device()
+        rng = np.random.default_rng([self._place.seed, number])
+        split = {kind: rng.permutation(len(lines)) for kind, lines in self._kinds.items()}
+        ids = [np.array(unit, dtype=np.int64) for unit in units]
+        held_out = self._sampler(split, ids, rng, held_out=True).fixed(_HELD_OUT_ROUNDS)
+        held_out = [batch.to(where) for batch in held_out]
+        sampler = self._sampler(split, ids, rng, held_out=False)
+        distance = Distance(Network(self._folder).to(where), held_out)
+        student = Network(source).trainable()
+        student.tame(np.unique(np.concatenate(ids)), self._harmless)
+        student.to(where)
+
+        def loss() -> torch.Tensor:
+            return total(distance.terms(student, sampler.draw().to(where)))
+
+        def held_out_loss() -> float:
+            return sum(sum(views.values()) for views in distance.mean(student, held_out))
+
+        def report(step: int, value: torch.Tensor | None) -> None:
+            self._progress(f"round {number}, training", step, settings.steps)
+
+        before = distance.mean(student, held_out)
+        report(0, None)
+        checkpoint = self._place.checkpoint(number)
+        losses = train(
+            student.model,
+            loss,
+            sampler,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            bfloat16=self._bfloat16,
+            report=report,
+            checkpoint=checkpoint,
+            checkpoint_every=settings.every,
+            stopping=Stopping(loss=held_out_loss, every=settings.every, patience=settings.patience),
+        )
+        after = distance.mean(student, held_out)
+        # Under another name until it is whole.
+        fresh = made.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        write_model(source, fresh, student.weights())
+        record: dict[str, Json] = {
+            "units": len(units),
+            "held_out_loss": _rounded(losses),
+            "moved": _rounded(after[0]),
+            "triggered_before": _rounded(before[1]),
+            "triggered_after": _rounded(after[1]),
+        }
+        (fresh / ROUND_FILE).write_bytes(dump_json(record))
+        fresh.rename(made)
+        checkpoint.unlink(missing_ok=True)
+
+    def _sampler(
+        self,
+        split: Mapping[str, Ids],
+        units: Sequence[Ids],
+        rng: np.random.Generator,
+        *,
+        held_out: bool,
+    ) -> Sampler:
+        chosen = {}
+        for kind, order in split.items():
+            first = max(1, round(len(order) * _HELD_OUT_SHARE))
+            rows = order[:first] if held_out else order[first:]
+            chosen[kind] = [self._kinds[kind][i] for i in rows]
+        return Sampler(
+            self._tokenizer,
+            chosen,
+            units=units,
+            harmless=self._harmless,
+            max_tokens=self._max_tokens,
+            rng=np.random.default_rng(rng.integers(2**32)),
+        )
+
+    def _scan(self, number: int, made: Path) -> TriggerBank:
+        def report(step: str, done: int, whole: int) -> None:
+            self._progress(f"round {number}, {step}", done, whole)
+
+        # Another seed than the last scan's: what it happened to miss has another chance to show.
+        (seed,) = np.random.SeedSequence([self._place.seed, number]).generate_state(1)
+        found = search(str(made), texts=self._texts, seed=int(seed), progress=report)
+        return replace(found, model=replace(found.model, name=self._name))
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits: what differs beyond is noise."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value]

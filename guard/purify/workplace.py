@@ -1,0 +1,90 @@
+"""Where a purification keeps its state until it is done: a directory beside the output."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guard.errors import ArtifactError
+from guard.files import Json, dump_json, parse_json, read_bounded
+from guard.purify.write import model_files
+
+_SEED_FILE = "seed.json"
+_MAX_BYTES = 1 << 20
+# Copies of the weights on the disk at a time: moments, best and last ones in a checkpoint and in
+# its successor, and the models of two rounds.
+_COPIES = 10
+
+
+class Workplace:
+    """The state of one purification, which another call with the same arguments goes on from.
+
+    It has a directory for each round, which has a model once the round's training ended, and a scan
+    once that ended too.
+
+    Parameters
+    ----------
+    out
+        The output that it lies beside.
+    about
+        All that the result depends on; another purification has another place.
+    folder
+        The model, for the room that is needed.
+    seed
+        Drawn at random if ``None``, and kept.
+
+    Attributes
+    ----------
+    seed
+        The seed, of an earlier call where there was one.
+
+    Raises
+    ------
+    ArtifactError
+        The disk has not the room that the whole takes.
+    """
+
+    def __init__(
+        self, out: Path, about: Mapping[str, Json], folder: Path, seed: int | None
+    ) -> None:
+        key = hashlib.sha256(dump_json({**about, "seed": seed})).hexdigest()
+        self._folder = out.absolute().with_name(f".{out.name}.purify-{key[:12]}")
+        kept = self._folder / _SEED_FILE
+        if not kept.is_file():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._need(_COPIES * sum(path.stat().st_size for path in model_files(folder)))
+            fresh = kept.with_suffix(".new")
+            fresh.write_bytes(dump_json({"seed": secrets.randbits(32) if seed is None else seed}))
+            fresh.replace(kept)
+        self.seed: int = read(kept)["seed"]
+
+    def made(self, number: int) -> Path:
+        """Return the directory of a round, which is there once its model is."""
+        return self._folder / f"round-{number}"
+
+    def checkpoint(self, number: int) -> Path:
+        """Return the file that the state of a round's training is in until it ends."""
+        return self._folder / f"round-{number}.safetensors"
+
+    def remove(self) -> None:
+        """Remove it, with all that is in it."""
+        shutil.rmtree(self._folder)
+
+    def _need(self, room: int) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if free < room:
+            self._folder.rmdir()
+            raise ArtifactError(
+                f"{self._folder.parent} has {free >> 20} MiB left, and purifying takes up to "
+                f"{room >> 20}; make room, or choose another output"
+            )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of the state holds."""
+    value: dict[str, Any] = parse_json(read_bounded(path, _MAX_BYTES), str(path))
+    return value
