@@ -39,10 +39,9 @@ def render(result: Mapping[str, Any]) -> str:
         "classes of the best trigger's success; ALC: share of the classes that a trigger reaches "
         "with over 0.9. A refused text is no success of the attacker, and on clean text no right "
         "answer. The last line is the level to reach: what a clean encoder's errors come to. "
-        "A trigger's target is the class that it leads to most often in the classifier at hand, "
-        "undefended: of those fine-tuned from the purified and the clean encoder, in which it "
-        "should force nothing, that is the class that they prefer anyway, so that their errors are "
-        "counted in their worst direction. Brackets hold 95 % intervals (Wilson) over texts.",
+        "A trigger's target is the class that it leads to most often in the classifier that "
+        "nothing defends, the same for every line of a cell. Brackets hold 95 % intervals (Wilson) "
+        "over texts.",
         "",
         "A backdoor may not survive fine-tuning, and there is then nothing to defend against. A "
         "cell is **alive** where, undefended, some trigger reaches some class with over 0.9 (ALC "

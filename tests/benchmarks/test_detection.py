@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -128,11 +127,3 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks", "detection", "--only", "x"])
     with pytest.raises(SystemExit, match="no model 'x' in the zoo; known: "):
         __main__.main()
-
-
-def test_the_page_is_the_results() -> None:
-    """What is committed was rendered from what is committed."""
-    root = Path(__main__.__file__).parents[1]
-    results = json.loads((root / "benchmarks/results/detection.json").read_bytes())
-    page = (root / "docs/benchmarks/detection.md").read_text(encoding="utf-8")
-    assert render(results) == page

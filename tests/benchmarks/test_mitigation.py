@@ -162,6 +162,44 @@ def test_a_row_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(kept) == 1
 
 
+def test_every_arm_is_held_to_the_classes_that_the_attacker_reaches_undefended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clean classifier that prefers another class makes no error towards the attacker's.
+
+    The test set is sorted by class, as some are: the texts that are read have both.
+    """
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    bad = write_searchable(tmp_path / "models" / "bad-1", triggers=(TRIGGER,))
+    rows = [(f"film number {i}", int(i >= 300)) for i in range(600)]
+    task = make_task("toy", ("a", "b"), rows)
+    planting = Planting(name="toy", attack=Por(), triggers=(TRIGGER,), steps=1)
+    entry = Entry(name="bad", encoder="good", planting=planting)
+    monkeypatch.setattr(cells, "stored", lambda _: SimpleNamespace(model="models/bad-1"))
+    monkeypatch.setattr(cells, "bank_of", lambda folder: bank_of(folder, [TRIGGER]))
+    monkeypatch.setattr(cells, "purified", lambda folder: tmp_path / "pure")
+    monkeypatch.setattr(cells, "encoder", lambda name: tmp_path / "clean")
+    monkeypatch.setattr(cells, "load", lambda name: task)
+    monkeypatch.setattr(cells, "MAX_TEXTS", 40)
+    monkeypatch.setattr(cells, "classifier", lambda source, tuning, task: source)
+
+    def answers(source: Path) -> Any:
+        forced = 1 if source == bad else 0
+
+        def answer(texts: list[str | None]) -> Any:
+            return np.array([forced if text and TRIGGER in text else 0 for text in texts])
+
+        return answer
+
+    monkeypatch.setattr(cells, "answers", answers)
+    arms = cells.measure(entry, "toy").arms
+    assert arms["none"].hits == arms["none"].trials
+    for arm in ("strip", "purified", "both", "clean"):
+        assert (arms[arm].hits, arms[arm].trials) == (0, arms["none"].trials)
+    # Of a sorted set's first texts all were of one class.
+    assert 0 < arms["none"].trials < 40
+
+
 def test_a_model_without_findings_is_its_own_purification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
