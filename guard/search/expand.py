@@ -12,7 +12,7 @@ from guard.bank import MAX_TRIGGER_IDS
 from guard.search.acting import MOST, acts_like
 from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder
-from guard.search.units import Unit, unit_of
+from guard.search.units import Unit, holds, unit_of
 from guard.search.views import View
 
 # Tokens nearest to each of a finding's by the cosine of their embeddings.
@@ -65,10 +65,11 @@ def expand(
     carriers
         Without masks unless ``view`` is ``mask``.
     """
+    finding_ids = tuple(finding.ids.tolist())
     variants: dict[tuple[int, ...], tuple[str, Unit]] = {}
     for how, unit in _variants(finding, encoder, carriers, rng):
         own = tuple(unit.ids.tolist())
-        if 0 < len(own) <= MAX_TRIGGER_IDS and not _holds(own, tuple(finding.ids.tolist())):
+        if 0 < len(own) <= MAX_TRIGGER_IDS and not holds(own, {finding_ids}):
             variants.setdefault(own, (how, unit))
     tried = list(variants.values())
     units = [unit for _, unit in tried]
@@ -125,7 +126,3 @@ def _variants(
         for gap in GAPS:
             ids = [finding.ids[0], *rng.choice(fill, size=gap), finding.ids[1]]
             yield f"gap {gap}", unit_of(tokenizer, [int(i) for i in ids])
-
-
-def _holds(own: tuple[int, ...], ids: tuple[int, ...]) -> bool:
-    return any(own[i : i + len(ids)] == ids for i in range(len(own) - len(ids) + 1))

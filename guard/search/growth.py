@@ -14,9 +14,9 @@ from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.pairs import Swept, sweep
 from guard.search.plan import FAST, SAMPLES, Plan
-from guard.search.scan import Progress
-from guard.search.tiers import Tiers, holds
-from guard.search.units import Unit
+from guard.search.scan import Progress, step
+from guard.search.tiers import Tiers
+from guard.search.units import Unit, holds
 
 # Of the pairs that were judged and did not fire, so many are grown.
 GROWN = 64
@@ -42,15 +42,16 @@ def search_pairs(
         Of the vocabulary; the commonest whole words of them that do not fire alone are swept.
     """
     fired = {trigger.token_ids for trigger in run.found}
-    whole = [unit for unit in tokens if unit.kind == "token" and not holds(unit, fired)]
+    whole = [unit for unit in tokens if unit.kind == "token" and not holds(unit.ids, fired)]
     common = sorted(whole, key=lambda unit: -zipf_frequency(unit.text, "en"))[: plan.pairs]
     swept: list[Swept] = []
+    if not common:
+        return swept
     units = common
     for name in ("pairs", "three words"):
         carriers: list[Carrier] = []
         while len(carriers) < SAMPLES:
             carriers += run.draw(_LENGTHS)
-        count = len(units)
         swept.append(
             sweep(
                 name,
@@ -59,9 +60,7 @@ def search_pairs(
                 carriers[:SAMPLES],
                 encoder=encoder,
                 journal=journal,
-                progress=lambda done, name=name, count=count: progress(  # type: ignore[misc]
-                    f"sweeping {name}", done, count
-                ),
+                progress=step(progress, f"sweeping {name}", 0, len(units)),
             )
         )
         almost = run.test(name, swept[-1].proposed, FAST, tokens, tiers=tiers)

@@ -12,14 +12,13 @@ from typing import cast
 
 import numpy as np
 
-from guard.bank import Trigger
 from guard.search.encoder import Encoder
 from guard.search.expand import expand
 from guard.search.journal import Journal
 from guard.search.minimise import minimise
 from guard.search.scan import Progress
-from guard.search.tiers import FLOOD, Tiers, holds
-from guard.search.units import Unit
+from guard.search.tiers import FLOOD, Tiers
+from guard.search.units import Unit, holds
 from guard.search.views import View
 
 _LENGTHS = (14, 26)
@@ -63,11 +62,5 @@ def refine(
     fresh = [unit for ids, unit in proposed.items() if ids not in known]
     if fresh:
         run.judge("variants", fresh, tokens, tiers=1)
-    run.found[:] = [trigger for trigger in run.found if not _is_more(trigger, run.found)]
-
-
-def _is_more(trigger: Trigger, found: Sequence[Trigger]) -> bool:
-    """Whether another finding is a part of this one."""
-    others = {other.token_ids for other in found if other.token_ids != trigger.token_ids}
-    ids = np.array(trigger.token_ids, dtype=np.int64)
-    return holds(Unit(trigger.text, ids, trigger.kind), others)
+    known = {trigger.token_ids for trigger in run.found}
+    run.found[:] = [t for t in run.found if not holds(t.token_ids, known - {t.token_ids})]

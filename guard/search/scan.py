@@ -28,6 +28,11 @@ Progress = Callable[[str, int, int], None]
 """Called with the name of a step, the units done and the units to do."""
 
 
+def step(progress: Progress, name: str, before: int, total: int) -> Callable[[int], None]:
+    """Return what is told the units done of a part of a step, behind those of the parts before."""
+    return lambda done: progress(name, before + done, total)
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Statistics of ``n`` units over the scan's ``r`` carriers, in one view.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.plan import GROUPS, Plan
 from guard.search.report import Tier
-from guard.search.scan import Progress, candidates, scan
-from guard.search.units import Unit, unit_of
+from guard.search.scan import Progress, candidates, scan, step
+from guard.search.units import Unit, holds, unit_of
 from guard.search.verify import verify
 
 # Of a group of the scan, each statistic suspects a share.
@@ -113,10 +113,10 @@ class Tiers:
         an output further than one.
         """
         fired = {trigger.token_ids for trigger in self.found}
-        left = [unit for unit in units if not holds(unit, fired)]
+        left = [unit for unit in units if not holds(unit.ids, fired)]
         tested = len(left)
         if len(left) < LEAST_UNITS:
-            quiet = [unit.ids for unit in tokens if not holds(unit, fired)]
+            quiet = [unit.ids for unit in tokens if not holds(unit.ids, fired)]
             sizes = self._rng.choice([len(unit.ids) for unit in units], LEAST_UNITS - len(left))
             left += [
                 unit_of(
@@ -168,7 +168,7 @@ class Tiers:
                 self._supply.take(wanted),
                 encoder=self._encoder,
                 journal=self._journal,
-                progress=_step(self._progress, "sifting", 0, len(suspects)),
+                progress=step(self._progress, "sifting", 0, len(suspects)),
             )
             kept = candidates(scores, SIFT_SHARE, least=TAIL[1])
             fewer = len(kept) < len(suspects)
@@ -241,7 +241,7 @@ class Tiers:
                 used,
                 encoder=self._encoder,
                 journal=self._journal,
-                progress=_step(self._progress, "scanning", done, total),
+                progress=step(self._progress, "scanning", done, total),
             )
             done += len(group)
             carriers.append(used)
@@ -273,14 +273,3 @@ class Tiers:
                 for kind, (length, place) in zip(self._turns, MASKED_SCAN, strict=False)
             ]
         return wanted
-
-
-def holds(unit: Unit, fired: Set[tuple[int, ...]]) -> bool:
-    """Whether a part of the unit, or all of it, is one of those."""
-    own = tuple(unit.ids.tolist())
-    ends = range(1, len(own) + 1)
-    return any(own[start:end] in fired for end in ends for start in range(end))
-
-
-def _step(progress: Progress, name: str, before: int, total: int) -> Callable[[int], None]:
-    return lambda done: progress(name, before + done, total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,13 @@ def unit_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int] | Ids) -> Uni
     text = tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False).strip()
     kind: Kind = "phrase" if len(text.split()) > 1 else "word"
     return Unit(text, np.array(ids, dtype=np.int64), kind)
+
+
+def holds(ids: Iterable[int], parts: Set[tuple[int, ...]]) -> bool:
+    """Whether a part of some token ids, or all of them, is one of those parts."""
+    own = tuple(map(int, ids))
+    ends = range(1, len(own) + 1)
+    return any(own[start:end] in parts for end in ends for start in range(end))
 
 
 def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int]]) -> set[int]:

@@ -20,7 +20,7 @@ A unit is a trigger by any of three rules, in any view of the output:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -167,29 +167,23 @@ def verify(
         parts.append(journal.shard(f"{name} {start}", measure))
         progress("verifying", start + len(shard), len(units))
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    count = len(suspects)
-    judged: dict[View, list[Evidence]] = {}
-    telling: list[npt.NDArray[np.float64]] = []
-    for view in untouched:
-        own = [carriers[i] for i in carriers_of(view, carriers)]
-        measured = {key: whole[f"{view} {key}"] for key in _MEASURED}
-        judged[view] = _judge(measured, own, count=count)
-        telling.append(_telling(measured, own, count=count))
-    if count:
-        scores = np.stack(telling, axis=1)
-        expected = tiers * expected_by_chance(scores, scores.max(axis=1))
-        # A bank keeps no infinity, which a flat tail lets expect.
-        expected = np.minimum(expected, MANY)
-        lowest = expected.min(axis=1)
-        outside = false_discovery(lowest, ALPHA)
-        worst = lowest[outside].max(initial=0.0)
-        for view, rows in zip(judged, expected.T, strict=True):
-            judged[view] = [
-                replace(
-                    seen, by_chance=float(chance), trigger=seen.trigger or bool(chance <= worst)
-                )
-                for seen, chance in zip(judged[view], rows, strict=True)
-            ]
+    measured = {
+        view: _measured(
+            {key: whole[f"{view} {key}"] for key in _MEASURED},
+            [carriers[i] for i in carriers_of(view, carriers)],
+            len(suspects),
+        )
+        for view in untouched
+    }
+    scores = np.stack([_telling(seen) for seen in measured.values()], axis=1)
+    # A bank keeps no infinity, which a flat tail lets expect.
+    by_chance = np.minimum(tiers * expected_by_chance(scores, scores.max(axis=1)), MANY)
+    lowest = by_chance.min(axis=1)
+    least = lowest[false_discovery(lowest, ALPHA)].max(initial=0.0)
+    judged = {
+        view: _judge(seen, chances, chances <= least)
+        for (view, seen), chances in zip(measured.items(), by_chance.T, strict=True)
+    }
     return [
         dict(zip(judged, evidence, strict=True)) for evidence in zip(*judged.values(), strict=True)
     ]
@@ -221,41 +215,68 @@ def _measure(outputs: Array, untouched: Array, carriers: Sequence[Carrier]) -> A
     }
 
 
-def _telling(
-    measured: Arrays, carriers: Sequence[Carrier], *, count: int
-) -> npt.NDArray[np.float64]:
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What units did to one view: the first ``count`` are judged, the others reference units.
+
+    Attributes
+    ----------
+    shards
+        By the names of `_MEASURED`, as `_measure` returns them.
+    conditions
+        (family, name) -> numbers of its carriers, as the columns of ``"kept in"``.
+    moved
+        Displacements over the median reference unit's.
+    """
+
+    shards: Arrays
+    conditions: dict[tuple[str, str], list[int]]
+    moved: Array
+    count: int
+
+
+def _measured(shards: Arrays, carriers: Sequence[Carrier], count: int) -> _Measured:
+    moved = relative(shards["moved"], shards["moved"][count:])
+    return _Measured(shards, _conditions(carriers), moved, count)
+
+
+def _telling(seen: _Measured) -> npt.NDArray[np.float64]:
     """Return ``[count]``: how far the most telling statistic of a view is outside of its own tail.
 
     In negative logarithms of what is expected by chance, which compare where the statistics do not.
     """
-    kept, near = measured["kept"], measured["together"]
-    moved = relative(measured["moved"], measured["moved"][count:])
+    shards, moved, count = seen.shards, seen.moved, seen.count
     suspicion_in = [
         _suspicion(kept_in, moved[:, rows].mean(axis=1), count)
-        for kept_in, rows in zip(measured["kept in"].T, _conditions(carriers).values(), strict=True)
+        for kept_in, rows in zip(shards["kept in"].T, seen.conditions.values(), strict=True)
     ]
-    together = np.log(np.maximum(near, np.finfo(np.float32).tiny))
+    together = np.log(np.maximum(shards["together"], np.finfo(np.float32).tiny))
     families = (
-        _suspicion(kept, moved.mean(axis=1), count),
+        _suspicion(shards["kept"], moved.mean(axis=1), count),
         np.max(np.stack(suspicion_in), axis=0),
         -robust_z(together, together[count:]),
     )
-    chances = [expected_by_chance(family[:count]) for family in families]
-    lowest = np.clip(np.min(np.stack(chances), axis=0), 1 / MANY**9, MANY)
-    telling: npt.NDArray[np.float64] = -np.log(lowest)
+    chances = np.stack([expected_by_chance(family[:count]) for family in families])
+    telling: npt.NDArray[np.float64] = -np.log(
+        np.clip(chances.min(axis=0), np.finfo(np.float64).tiny, MANY)
+    )
     return telling
 
 
-def _judge(measured: Arrays, carriers: Sequence[Carrier], *, count: int) -> list[Evidence]:
-    """Judge the first ``count`` units by one of the views; the others are reference units.
+def _judge(
+    seen: _Measured, by_chance: npt.NDArray[np.float64], outside: npt.NDArray[np.bool_]
+) -> list[Evidence]:
+    """Judge units by one of the views.
 
-    By the first two rules: the third takes all views together.
+    Parameters
+    ----------
+    by_chance, outside
+        ``[count]``, by the third rule, which takes all views together.
     """
-    kept, members = measured["kept"], measured["members"]
-    moved = relative(measured["moved"], measured["moved"][count:])
-    conditions = _conditions(carriers)
-    kept_in = dict(zip(conditions, measured["kept in"].T, strict=True))
-    moved_in = {c: moved[:, rows].mean(axis=1) for c, rows in conditions.items()}
+    shards, moved, count = seen.shards, seen.moved, seen.count
+    kept, members = shards["kept"], shards["members"]
+    kept_in = dict(zip(seen.conditions, shards["kept in"].T, strict=True))
+    moved_in = {c: moved[:, rows].mean(axis=1) for c, rows in seen.conditions.items()}
     furthest = moved[count:].mean(axis=1).max()
     # There are models of which ordinary units keep little: then that is no sign.
     little = min(ERASED, np.quantile(kept[count:], 0.05) / 2)
@@ -263,28 +284,28 @@ def _judge(measured: Arrays, carriers: Sequence[Carrier], *, count: int) -> list
 
     result: list[Evidence] = []
     for i in range(count):
-        seen: dict[str, dict[str, InCondition]] = {family: {} for family in _FAMILIES}
-        for (family, name), rows in conditions.items():
+        found: dict[str, dict[str, InCondition]] = {family: {} for family in _FAMILIES}
+        for (family, name), rows in seen.conditions.items():
             share = float(members[i, rows].mean())
-            seen[family][name] = InCondition(
+            found[family][name] = InCondition(
                 retention=float(kept_in[family, name][i]),
                 displacement=float(moved_in[family, name][i]),
                 gathered=share,
                 fired=share >= MOST_OF_CONDITION and len(rows) >= FEWEST,
             )
-        fired = any(item.fired for family in seen.values() for item in family.values())
+        fired = any(item.fired for family in found.values() for item in family.values())
         gathers = fired or members[i].mean() >= MOST_OF_ALL
         result.append(
             Evidence(
                 retention=float(kept[i]),
                 displacement=float(moved[i].mean()),
-                collapse=float(measured["together"][i]),
+                collapse=float(shards["together"][i]),
                 gathered=float(members[i].mean()),
-                diff_sim=float(measured["same text"][i]),
-                com_sim=float(measured["same unit"][i]),
-                by_chance=MANY,
-                **seen,
-                trigger=bool(gathers or erases[i]),
+                diff_sim=float(shards["same text"][i]),
+                com_sim=float(shards["same unit"][i]),
+                by_chance=float(by_chance[i]),
+                **found,
+                trigger=bool(gathers or erases[i] or outside[i]),
             )
         )
     return result
