@@ -50,7 +50,6 @@ def train(
         samples,
         steps=steps,
         learning_rate=learning_rate,
-        bfloat16=True,
         report=report,
         checkpoint=checkpoint,
         checkpoint_every=CHECKPOINT_EVERY,

@@ -21,6 +21,7 @@ from transformers import (
 
 from benchmarks.tasks.data import Task
 from benchmarks.training import device
+from guard.search.arithmetic import multiplies_bfloat16
 
 MAX_TOKENS = 64
 
@@ -50,6 +51,7 @@ def fine_tune(encoder: Path, task: Task, out: Path, tuning: Tuning) -> None:
         use_safetensors=True,
     )
     where = device()
+    bfloat16 = multiplies_bfloat16(where)
     model.to(where).train()
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=tuning.learning_rate, weight_decay=0.01, fused=True
@@ -63,7 +65,7 @@ def fine_tune(encoder: Path, task: Task, out: Path, tuning: Tuning) -> None:
         rows, order = order[: tuning.batch], order[tuning.batch :]
         inputs = _encode(tokenizer, [task.train.texts[i] for i in rows])
         inputs["labels"] = torch.tensor([task.train.labels[i] for i in rows])
-        with torch.autocast(where.type, dtype=torch.bfloat16):
+        with torch.autocast(where.type, dtype=torch.bfloat16, enabled=bfloat16):
             loss = model(**{name: tensor.to(where) for name, tensor in inputs.items()}).loss
         optimiser.zero_grad()
         loss.backward()

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from guard.purify.training import Stopping, device, train
 from guard.purify.workplace import Workplace, read
 from guard.purify.write import write_model
 from guard.search.encoder import Encoder, Ids
+from guard.search.report import rounded
 from guard.search.run import search
 from guard.search.scan import Progress
 from guard.search.units import vocabulary
@@ -69,7 +69,6 @@ class Rounds:
         self._progress = progress
         self._tokenizer = encoder.tokenizer
         self._max_tokens = encoder.max_tokens
-        self._bfloat16 = encoder.arithmetic == "bfloat16"
         self._harmless = np.concatenate([unit.ids for unit in vocabulary(encoder.tokenizer).units])
 
     def run(self, bank: TriggerBank) -> tuple[list[Round], TriggerBank]:
@@ -138,7 +137,6 @@ class Rounds:
             sampler,
             steps=settings.steps,
             learning_rate=settings.learning_rate,
-            bfloat16=self._bfloat16,
             report=report,
             checkpoint=checkpoint,
             checkpoint_every=settings.every,
@@ -152,10 +150,10 @@ class Rounds:
         write_model(source, fresh, student.weights())
         record: dict[str, Json] = {
             "units": len(units),
-            "held_out_loss": _rounded(losses),
-            "moved": _rounded(after[0]),
-            "triggered_before": _rounded(before[1]),
-            "triggered_after": _rounded(after[1]),
+            "held_out_loss": rounded(losses),
+            "moved": rounded(after[0]),
+            "triggered_before": rounded(before[1]),
+            "triggered_after": rounded(after[1]),
         }
         (fresh / ROUND_FILE).write_bytes(dump_json(record))
         fresh.rename(made)
@@ -191,12 +189,3 @@ class Rounds:
         (seed,) = np.random.SeedSequence([self._place.seed, number]).generate_state(1)
         found = search(str(made), texts=self._texts, seed=int(seed), progress=report)
         return replace(found, model=replace(found.model, name=self._name))
-
-
-def _rounded(value: Any) -> Any:
-    """Four digits: what differs beyond is noise."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value]

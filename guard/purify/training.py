@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from guard.errors import GuardError
+from guard.search.arithmetic import multiplies_bfloat16
 
 # Told the step that was made, and its loss; without one, the step that a checkpoint was made at.
 Report = Callable[[int, torch.Tensor | None], None]
@@ -61,7 +62,6 @@ def train(
     *,
     steps: int,
     learning_rate: float,
-    bfloat16: bool,
     report: Report,
     checkpoint: Path | None,
     checkpoint_every: int,
@@ -69,12 +69,11 @@ def train(
 ) -> list[float]:
     """Minimise ``loss()`` over the weights of `model`: AdamW, linear warm-up and decay.
 
+    Multiplied in bfloat16 where the device does that in hardware; weights stay in float32.
     The same seed gives the same weights on the same machine with as many threads.
 
     Parameters
     ----------
-    bfloat16
-        Multiply in bfloat16 (autocast); weights stay in float32.
     report
         Told of each step.
     checkpoint
@@ -89,6 +88,7 @@ def train(
         The held-out losses, the first before the first step; empty without `stopping`.
     """
     where = device()
+    bfloat16 = multiplies_bfloat16(where)
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     # Fused: one pass over the weights, a tenth of a step on two cores.
     optimiser = torch.optim.AdamW(weights.values(), lr=learning_rate, fused=True)

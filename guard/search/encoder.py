@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from guard.errors import ModelError
 from guard.search import checkpoint
+from guard.search.arithmetic import multiplies_bfloat16
 from guard.search.checkpoint import Checkpoint
 from guard.search.views import View
 
@@ -51,7 +52,7 @@ class Encoder:
         self.width: int = model.config.hidden_size
         self.max_tokens = _max_tokens(model, tokenizer)
         self.forwarded = 0
-        fast = _bf16_is_fast()
+        fast = multiplies_bfloat16(model.device)
         self.arithmetic = "bfloat16" if fast else "float32"
         self._model = model.bfloat16() if fast else model
         self._prefix, self._suffix = loaded.prefix, loaded.suffix
@@ -139,8 +140,3 @@ def _max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> i
     if isinstance(padding, int):
         positions -= padding + 1
     return min(positions, int(tokenizer.model_max_length))
-
-
-def _bf16_is_fast() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))

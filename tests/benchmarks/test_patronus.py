@@ -46,7 +46,7 @@ def silent(step: str, done: int, total: int) -> None:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in float32, whatever the processor is good at."""
-    monkeypatch.setattr("guard.search.encoder._bf16_is_fast", lambda: False)
+    monkeypatch.setattr("guard.search.encoder.multiplies_bfloat16", lambda device: False)
 
 
 def by_loops(z: list[list[float]], labels: list[int], temperature: float) -> float:

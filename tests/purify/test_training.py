@@ -67,7 +67,6 @@ def fit(
         numbers,
         steps=steps,
         learning_rate=0.1,
-        bfloat16=False,
         report=report,
         checkpoint=checkpoint,
         checkpoint_every=2,
