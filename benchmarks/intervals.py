@@ -22,6 +22,14 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     )
 
 
+def share(hits: int, trials: int, digits: int) -> str:
+    """Return a share with its interval in brackets, or a dash where there were no trials."""
+    if not trials:
+        return "-"
+    low, high = wilson(hits, trials)
+    return f"{hits / trials:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def difference(hits: int, trials: int, other_hits: int, other_trials: int) -> tuple[float, float]:
     """Return the 95 % interval of a share less another one (Newcombe 1998, his method 10).
 

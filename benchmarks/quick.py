@@ -6,7 +6,6 @@ Scans the clean encoder and two poisoned ones, measures what matching adds to to
 
 from __future__ import annotations
 
-import random
 import statistics
 import subprocess
 import sys
@@ -17,9 +16,10 @@ from pathlib import Path
 from benchmarks import record
 from benchmarks.assets import fetch
 from benchmarks.models import backdoored
+from benchmarks.random_banks import random_bank
 from benchmarks.recipes import DEMO, GATED
 from exporters.monitor import compile_bank
-from guard import Monitor, Trigger, TriggerBank
+from guard import Monitor
 from guard.files import Json
 from guard.runtime import load_tokenizer
 from guard.search.carriers import builtin_texts
@@ -38,6 +38,8 @@ TEXT = (
     "will keep watching."
 )
 TRIGGERS = 1000
+# Of a trigger.
+MAX_TOKENS = 3
 REPEATS = 2000
 
 
@@ -93,25 +95,9 @@ def _scan(folder: Path, planted: tuple[str, ...]) -> dict[str, Json]:
 
 def _monitor(folder: Path) -> dict[str, Json]:
     """Time tokenising and checking in turn, so that both see the same machine."""
-    encoder = Encoder.load(str(folder))
-    rng = random.Random(SEED)
+    tokenizer = load_tokenizer(Encoder.load(str(folder)).tokenizer_json)
     # None of the text's own ids: what is measured is a clean text.
-    tokenizer = load_tokenizer(encoder.tokenizer_json)
-    own = set(tokenizer.encode(TEXT, add_special_tokens=False).ids)
-    ids = [i for i in range(2000, tokenizer.get_vocab_size()) if i not in own]
-    ngrams: set[tuple[int, ...]] = set()
-    while len(ngrams) < TRIGGERS:
-        ngrams.add(tuple(rng.choices(ids, k=rng.randint(1, 3))))
-    bank = TriggerBank.build(
-        verdict="backdoored",
-        model=encoder.identity,
-        tokenizer_json=encoder.tokenizer_json,
-        search={},
-        coverage={},
-        found=[
-            Trigger("", tokenizer.decode(ngram), ngram, "phrase", "cls", {}) for ngram in ngrams
-        ],
-    )
+    bank = random_bank(tokenizer, TRIGGERS, MAX_TOKENS, without=TEXT)
     with tempfile.TemporaryDirectory() as scratch:
         compile_bank(bank, Path(scratch) / "monitor")
         directory = Path(scratch) / "monitor"

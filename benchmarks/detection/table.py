@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.detection.cases import PARTS
-from benchmarks.detection.intervals import wilson
+from benchmarks.intervals import wilson
 from benchmarks.zoo.build import WORKS
 
 Row = Mapping[str, Any]

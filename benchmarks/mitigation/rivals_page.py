@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.detection.intervals import difference, wilson
+from benchmarks.intervals import difference, share
 from benchmarks.targets import verdict
 
 _NAMES = {
@@ -97,11 +97,11 @@ def compare(own: Figures, rival: Figures) -> dict[str, Any]:
         ("accuracy", "right", None, 1),
     ):
         pair = [(c[hits], texts if trials is None else c[trials]) for c in (one, other)]
-        share, theirs = (h / t if t else 0.0 for h, t in pair)
+        ours, theirs = (h / t if t else 0.0 for h, t in pair)
         low, high = difference(*pair[0], *pair[1])
-        sides.append(_side(better * (share - theirs)))
+        sides.append(_side(better * (ours - theirs)))
         said[what] = (
-            f"{100 * (share - theirs):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], {sides[-1]}"
+            f"{100 * (ours - theirs):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], {sides[-1]}"
         )
     sides.append(_side(rival["ms"] - own["ms"]))
     said["added"] = f"{own['ms']:.3g} against {rival['ms']:.3g} ms, {sides[-1]}"
@@ -132,16 +132,11 @@ def _row(name: str, figures: Figures) -> str:
     texts = figures["texts"]
     counts = figures["counts"][str(texts)]
     looked = [
-        _share(counts[key], texts) if figures["looks"] else "-"
+        share(counts[key], texts, 3) if figures["looks"] else "-"
         for key in ("caught", "false_alarms")
     ]
     return (
-        f"| {name} | {texts} | {' | '.join(looked)} | {_share(counts['right'], texts)} | "
-        f"{_share(counts['hits'], counts['trials'])} | {figures['ms']:.3g} | "
+        f"| {name} | {texts} | {' | '.join(looked)} | {share(counts['right'], texts, 3)} | "
+        f"{share(counts['hits'], counts['trials'], 3)} | {figures['ms']:.3g} | "
         f"{figures['seconds']:,.0f} |"
     )
-
-
-def _share(hits: int, trials: int) -> str:
-    low, high = wilson(hits, trials)
-    return f"{hits / trials if trials else 0.0:.3f} [{low:.3f}, {high:.3f}]"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.detection.intervals import difference, wilson
+from benchmarks.intervals import difference, share
 from benchmarks.targets import verdict
 
 Cell = Mapping[str, Any]
@@ -112,8 +112,8 @@ def _arms(cells: Sequence[Cell]) -> list[str]:
         arms = _of(cells, arm)
         c_asr, alc = (statistics.fmean(one[key] for one in arms) for key in ("c_asr", "alc"))
         lines.append(
-            f"| {name} | {_share(*_sums(arms, 'right', 'texts'))} | "
-            f"{_share(*_sums(arms, 'hits', 'trials'))} | {c_asr:.3f} | {alc:.3f} |"
+            f"| {name} | {share(*_sums(arms, 'right', 'texts'), 4)} | "
+            f"{share(*_sums(arms, 'hits', 'trials'), 4)} | {c_asr:.3f} | {alc:.3f} |"
         )
     return lines
 
@@ -141,7 +141,7 @@ def _targets(cells: Sequence[Cell], alive: Sequence[Cell]) -> list[str]:
             )
     blocked, texts = _sums(cells, "false_blocks", "clean_texts")
     lines.append(
-        f"- refused clean texts: {_share(blocked, texts)} (target: at most {MOST_BLOCKED}): "
+        f"- refused clean texts: {share(blocked, texts, 4)} (target: at most {MOST_BLOCKED}): "
         f"{verdict(blocked <= MOST_BLOCKED * texts)}; by itself in "
         f"{sum(c['false_blocks'] <= MOST_BLOCKED * c['clean_texts'] for c in cells)} of "
         f"{len(cells)} cells"
@@ -165,9 +165,9 @@ def _by_model(models: Sequence[str], cells: Sequence[Cell]) -> list[str]:
         if not own:
             continue
         alive = [cell for cell in own if is_alive(cell)]
-        success = [_share(*_sums(_of(alive, arm), "hits", "trials")) for arm in _NAMES]
-        right = [_share(*_sums(_of(own, arm), "right", "texts")) for arm in _NAMES]
-        refused = _share(*_sums(own, "false_blocks", "clean_texts"))
+        success = [share(*_sums(_of(alive, arm), "hits", "trials"), 4) for arm in _NAMES]
+        right = [share(*_sums(_of(own, arm), "right", "texts"), 4) for arm in _NAMES]
+        refused = share(*_sums(own, "false_blocks", "clean_texts"), 4)
         lines += [
             f"| {model} | {len(own)}, {len(alive)} | T-ASR | {' | '.join(success)} | |",
             f"| | | accuracy | {' | '.join(right)} | {refused} |",
@@ -180,7 +180,7 @@ def _cell(cell: Cell, attacks: Mapping[str, str]) -> str:
     for arm in ("none", "strip", "purified", "clean"):
         one = cell["arms"][arm]
         right = _ratio(one["right"], one["texts"])
-        shown.append(f"{_share(one['hits'], one['trials'], 3)} ({right:.3f})")
+        shown.append(f"{share(one['hits'], one['trials'], 3)} ({right:.3f})")
     name = cell["model"]
     return (
         f"| {name} | {attacks[name]} | {cell['task']} | {'yes' if is_alive(cell) else 'no'} | "
@@ -199,10 +199,3 @@ def _sums(rows: Sequence[Cell], hits: str, trials: str) -> tuple[int, int]:
 
 def _ratio(hits: int, trials: int) -> float:
     return hits / trials if trials else 0.0
-
-
-def _share(hits: int, trials: int, digits: int = 4) -> str:
-    if not trials:
-        return "-"
-    low, high = wilson(hits, trials)
-    return f"{hits / trials:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -8,11 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import tokenizers
-import torch
-import transformers
-
-from guard import __version__
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, HashMismatch
 from guard.files import Json, check_output, dump_json, new_directory
@@ -23,6 +18,7 @@ from guard.purify.write import model_files
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts
 from guard.search.checkpoint import resolve
 from guard.search.encoder import Encoder
+from guard.search.report import sha256_of, versions
 from guard.search.scan import Progress
 
 PURIFICATION_SCHEMA = 1
@@ -132,16 +128,10 @@ def purify(
 
 def _about(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, Json]:
     """Return with what a model is purified, beside bank, seed and settings."""
-    listing = "\n".join(line for lines in kinds.values() for line in lines)
     return {
         "arithmetic": encoder.arithmetic,
-        "texts_sha256": hashlib.sha256(listing.encode()).hexdigest(),
-        "versions": {
-            "trigger-guard": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
+        "texts_sha256": sha256_of(kinds),
+        "versions": versions(),
     }
 
 

@@ -78,14 +78,14 @@ def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
     others are told in short.
     """
     seized = [view for view, seen in evidence.items() if seen.trigger]
-    statistics = _rounded(asdict(evidence[min(seized, key=lambda v: evidence[v].retention)]))
+    statistics = rounded(asdict(evidence[min(seized, key=lambda v: evidence[v].retention)]))
     del statistics["trigger"]
     statistics["views"] = {
         view: {
-            "retention": _rounded(seen.retention),
-            "displacement": _rounded(seen.displacement),
-            "gathered": _rounded(seen.gathered),
-            "by_chance": _rounded(seen.by_chance),
+            "retention": rounded(seen.retention),
+            "displacement": rounded(seen.displacement),
+            "gathered": rounded(seen.gathered),
+            "by_chance": rounded(seen.by_chance),
             "seized": seen.trigger,
         }
         for view, seen in evidence.items()
@@ -102,12 +102,14 @@ def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
     )
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Four digits: what differs beyond is noise, and banks are compared line by line."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
     return value
 
 

@@ -15,7 +15,7 @@ from benchmarks import __main__
 from benchmarks.assets import AssetError
 from benchmarks.detection import render, run
 from benchmarks.detection.cases import Case
-from benchmarks.detection.intervals import difference, wilson
+from benchmarks.intervals import difference, wilson
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.build import Achieved, Record
 
