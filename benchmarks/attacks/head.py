@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from benchmarks.attacks.samples import IGNORED, Masked
 
