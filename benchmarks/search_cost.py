@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from wordfreq import top_n_list
+from wordfreq import zipf_frequency
 
 from benchmarks.attacks import Condition, Planting, Por
 from benchmarks.attacks.triggers import triggers
@@ -21,16 +21,18 @@ from benchmarks.encoders import encoder as clean_encoder
 from benchmarks.models import planted
 from benchmarks.record import write
 from benchmarks.targets import verdict
+from guard.files import Json
 from guard.search.carriers import PLACES, Supply, Want, builtin_texts
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
-from guard.search.pairs import KEPT, PARTNERS, sweep
+from guard.search.pairs import sweep
+from guard.search.plan import PAIRED, THOROUGH
 from guard.search.units import Unit, vocabulary
+from guard.search.words import common_words
 
 SAMPLES = (4, 8, 16, 32)
 SEEDS = tuple(range(8))
-# Words that a partner is looked for among, and units swept beside the planted ones.
-PARTNER_WORDS = 8_000
+# Units swept beside the planted ones.
 OTHERS = 28
 LENGTHS = (8, 12, 16, 20)
 LONGEST = 64
@@ -55,31 +57,32 @@ PLANTING = Planting(
 def main() -> None:
     """Measure, and write `results/search-cost-pairs.json` and the page."""
     encoder = Differentiable.load(str(planted(PLANTING, clean_encoder("bert-tiny"))))
-    by_text = {unit.text: unit for unit in vocabulary(encoder.tokenizer).units}
-    words = [by_text[word] for word in _words() if word in by_text][:PARTNER_WORDS]
-    known = {unit.text for unit in words}
-    # A word of several pieces is no partner of one token: such a pair is out of this sweep's reach.
-    pairs = [pair for pair in map(str.split, PLANTING.triggers) if known.issuperset(pair)]
-    rows = []
+    partners = _partners(encoder)
+    words = [pair.split() for pair in PLANTING.triggers]
+    rows: list[Json] = []
     for samples in SAMPLES:
-        shares = [_recall(encoder, by_text, words, pairs, samples, seed) for seed in SEEDS]
-        rows.append(
+        runs = [_recall(encoder, partners, words, samples, seed) for seed in SEEDS]
+        shares: list[Json] = [
             {
-                "samples": samples,
-                "recall": float(np.mean([share for share, _ in shares])),
-                "tokens_forward_and_back_per_unit": round(np.mean([cost for _, cost in shares])),
+                "partner_tokens": size,
+                "recall": float(np.mean([found[size][0] for found in runs])),
+                "tokens_forward_and_back_per_unit": round(
+                    np.mean([found[size][1] for found in runs])
+                ),
             }
-        )
-        print(rows[-1])
+            for size in runs[0]
+        ]
+        row: dict[str, Json] = {"samples": samples, "shares": shares}
+        rows.append(row)
+        print(row)
     path = write(
         "search-cost-pairs",
         {
             "encoder": "bert-tiny",
-            "pairs_in_reach": len(pairs),
-            "pairs_planted": len(PLANTING.triggers),
+            "pairs": list(PLANTING.triggers),
             "seeds": len(SEEDS),
-            "partners": len(words),
-            "ranked_and_proposed_per_unit_order_and_output": [PARTNERS, KEPT],
+            "partners": {str(size): len(own) for size, own in partners.items()},
+            "ranked": {str(size): PAIRED[size].ranked for size in partners},
             "rows": rows,
         },
     )
@@ -115,23 +118,28 @@ def render(pairs: Mapping[str, Any], detection: Mapping[str, Any]) -> str:
             f"{statistics.median(case['seconds'] for case in own):.0f} | "
             f"{max(case['peak_mb'] for case in own):.0f} |"
         )
-    ranked, kept = pairs["ranked_and_proposed_per_unit_order_and_output"]
+    several = " and ".join(
+        f"{count:,} words of {size} tokens (of a ranking, the first {pairs['ranked'][size]})"
+        for size, count in pairs["partners"].items()
+    )
     lines += [
         "",
         "## Pairs",
         "",
         f"Pairs planted in {pairs['encoder']} with negatives, so that neither word fires alone: "
-        f"{pairs['pairs_in_reach']} of {pairs['pairs_planted']} have two words of one token. Each "
-        f"of their words was swept over {pairs['partners']:,} partners, with {pairs['seeds']} "
-        f"seeds; of the first {ranked} by each output and order the {kept} that move one text "
-        "furthest are proposed. Recall is the share of pairs that are proposed in either order.",
+        f"{', '.join(pairs['pairs'])}. Each of their words of one token was swept with "
+        f"{pairs['seeds']} seeds over {several}; of the first of each ranking, by each output and "
+        "order, the one that moves one text furthest is proposed. Recall is the share of pairs "
+        "that are proposed in either order.",
         "",
-        "| texts a gradient is summed over | recall | tokens forward and back, a unit |",
-        "|---|---|---|",
+        "| texts a gradient is summed over | tokens of the partner | recall | tokens forward and "
+        "back, a unit |",
+        "|---|---|---|---|",
         *(
-            f"| {row['samples']} | {row['recall']:.2f} | "
-            f"{row['tokens_forward_and_back_per_unit']:,} |"
+            f"| {row['samples']} | {share['partner_tokens']} | {share['recall']:.2f} | "
+            f"{share['tokens_forward_and_back_per_unit']:,} |"
             for row in pairs["rows"]
+            for share in row["shares"]
         ),
         "",
         "## Targets",
@@ -170,36 +178,53 @@ def _targets(groups: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> l
     return lines
 
 
-def _words() -> Sequence[str]:
-    return [word for word in top_n_list("en", 60_000) if word.isalpha()]
+def _partners(encoder: Differentiable) -> dict[int, list[Unit]]:
+    """Return the words that a search looks for partners among, by their tokens."""
+    tokens = [unit for unit in vocabulary(encoder.tokenizer).units if unit.kind == "token"]
+    common = sorted(tokens, key=lambda unit: -zipf_frequency(unit.text, "en"))
+    words = common_words(encoder.tokenizer, THOROUGH.words).units
+    return {
+        1: common[: THOROUGH.pairs],
+        **{n: [unit for unit in words if len(unit.ids) == n] for n in PAIRED if n > 1},
+    }
 
 
 def _recall(
     encoder: Differentiable,
-    by_text: dict[str, Unit],
-    words: Sequence[Unit],
+    partners: Mapping[int, Sequence[Unit]],
     pairs: Sequence[Sequence[str]],
     samples: int,
     seed: int,
-) -> tuple[float, float]:
-    """Return the share of pairs that are proposed in either order, and tokens a unit."""
+) -> dict[int, tuple[float, float]]:
+    """Return, by tokens of the partner, the share of pairs that are proposed, and tokens a unit."""
     rng = np.random.default_rng(seed)
     kinds = builtin_texts()
     supply = Supply(kinds, encoder.tokenizer, rng, most=LONGEST)
     wanted = map(Want, itertools.cycle(kinds), itertools.cycle(LENGTHS), itertools.cycle(PLACES))
     carriers = supply.take(itertools.islice(wanted, samples))
+    by_text = {unit.text: unit for own in partners.values() for unit in own}
     planted_units = [by_text[word] for pair in pairs for word in pair]
-    others = [words[i] for i in rng.choice(len(words), size=OTHERS, replace=False)]
-    before = encoder.backwarded
-    swept = sweep(
-        f"pairs {samples}",
-        [*planted_units, *others],
-        words,
-        carriers,
-        encoder=encoder,
-        journal=Journal(encoder, seed, None),
-        progress=lambda done: None,
-    )
-    proposed = {frozenset(unit.text.split()) for unit in swept.proposed}
-    found = np.mean([frozenset(pair) in proposed for pair in pairs])
-    return float(found), (encoder.backwarded - before) / swept.units
+    swept_units = [unit for unit in planted_units if len(unit.ids) == 1]
+    others = rng.choice(len(partners[1]), size=OTHERS, replace=False)
+    swept_units += [partners[1][i] for i in others]
+    result: dict[int, tuple[float, float]] = {}
+    for size, own in partners.items():
+        # Of a pair, the word of more tokens is the partner.
+        asked = [pair for pair in pairs if max(len(by_text[word].ids) for word in pair) == size]
+        if not asked:
+            continue
+        before = encoder.backwarded
+        swept = sweep(
+            f"pairs {samples} {size}",
+            swept_units,
+            own,
+            carriers,
+            ranked=PAIRED[size].ranked,
+            encoder=encoder,
+            journal=Journal(encoder, seed, None),
+            progress=lambda done: None,
+        )
+        proposed = {frozenset(unit.text.split()) for unit in swept.proposed}
+        found = float(np.mean([frozenset(pair) in proposed for pair in asked]))
+        result[size] = found, (encoder.backwarded - before) / swept.units
+    return result

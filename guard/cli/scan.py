@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fast",
         metavar="fast|standard|thorough|SECONDS",
         help="fast (default): every token, in three texts; standard: and 30,000 words of several "
-        "tokens, in texts of every kind; thorough: and 250,000 words, in texts of every length; or "
-        "the best for so many seconds",
+        "tokens, in texts of every kind; thorough: and 250,000 words, in texts of every length, "
+        "and pairs of words; or the best for so many seconds",
     )
     parser.add_argument(
         "--seed", type=seed, help="same seed, same bank; by default drawn at random"
@@ -119,7 +119,8 @@ def _summary(bank: TriggerBank) -> str:
         lines.append(
             f"  {trigger.id}  {trigger.text!r} ({trigger.kind}): keeps {kept:.2f} of the text, "
             f"moves it {moved:.1f} times as far as the median unit, "
-            f"fired in {fired} of {len(kinds)} kinds of text; output: {trigger.view}"
+            f"fired in {fired} of {len(kinds)} kinds of text; output: {trigger.view}, "
+            f"target {trigger.statistics['target']}"
         )
         predictions = trigger.statistics.get("predictions")
         if isinstance(predictions, dict) and predictions["changed"] is not None:

@@ -13,13 +13,14 @@ from guard.search.carriers import Carrier
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.pairs import Swept, sweep
-from guard.search.plan import FAST, SAMPLES, Plan
+from guard.search.plan import FAST, PAIRED, Plan
+from guard.search.report import PAIRS, THREE_WORDS
 from guard.search.scan import Progress, step
 from guard.search.tiers import Tiers
 from guard.search.units import Unit, holds
 
-# Of the pairs that were judged and did not fire, so many are grown.
-GROWN = 64
+# Of the pairs of each sweep that were judged and did not fire, so many are grown.
+GROWN = 24
 # Short texts have the gradients of few other words.
 _LENGTHS = (7, 12)
 
@@ -27,6 +28,7 @@ _LENGTHS = (7, 12)
 def search_pairs(
     run: Tiers,
     tokens: Sequence[Unit],
+    words: Sequence[Unit],
     plan: Plan,
     *,
     encoder: Differentiable,
@@ -40,31 +42,41 @@ def search_pairs(
     ----------
     tokens
         Of the vocabulary; the commonest whole words of them that do not fire alone are swept.
+    words
+        Of several tokens: partners of the first.
     """
     fired = {trigger.token_ids for trigger in run.found}
     whole = [unit for unit in tokens if unit.kind == "token" and not holds(unit.ids, fired)]
     common = sorted(whole, key=lambda unit: -zipf_frequency(unit.text, "en"))[: plan.pairs]
     swept: list[Swept] = []
-    if not common:
-        return swept
-    units = common
-    for name in ("pairs", "three words"):
+
+    def test(name: str, units: Sequence[Unit], partners: Sequence[Unit]) -> list[Unit]:
+        size = len(partners[0].ids)
+        samples, ranked = PAIRED[size]
         carriers: list[Carrier] = []
-        while len(carriers) < SAMPLES:
+        while len(carriers) < samples:
             carriers += run.draw(_LENGTHS)
         swept.append(
             sweep(
                 name,
                 units,
-                common,
-                carriers[:SAMPLES],
+                partners,
+                carriers[:samples],
+                ranked=ranked,
                 encoder=encoder,
                 journal=journal,
                 progress=step(progress, f"sweeping {name}", 0, len(units)),
             )
         )
         almost = run.test(name, swept[-1].proposed, FAST, tokens, tiers=tiers)
-        units = [unit for unit in almost if unit.kind == "phrase"][:GROWN]
-        if not units:
-            break
+        return [unit for unit in almost if unit.kind == "phrase"][:GROWN]
+
+    grown: list[Unit] = []
+    for size in PAIRED if common else ():
+        partners = [unit for unit in words if len(unit.ids) == size and not holds(unit.ids, fired)]
+        partners = common if size == 1 else partners
+        if partners:
+            grown += test(PAIRS[size], common, partners)
+    if grown:
+        test(THREE_WORDS, grown, common)
     return swept

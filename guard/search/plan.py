@@ -10,14 +10,34 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 # Lengths of carriers in tokens, met about, with the unit at the start, in the middle and at the
 # end: a backdoor may ask for any. In every plan there is a long one.
 _FAST = (7, 12, 24)
 _EVERY_KIND = (7, 36, 9, 16, 12, 24, 8, 14, 10, 20)
 _LONG = (10, 60, 20, 28, 14, 100, 40, 12, 48, 24)
-# Texts that the gradients of a word are summed over.
-SAMPLES = 16
+
+
+class Paired(NamedTuple):
+    """How partners of one length are found.
+
+    Attributes
+    ----------
+    samples
+        Texts that the gradients of a unit are summed over.
+    ranked
+        Of each ranking, how many partners are put in one text.
+    """
+
+    samples: int
+    ranked: int
+
+
+# By the tokens of a partner. A word of several adds up the gradients of each: fewer texts do.
+PAIRED: Mapping[int, Paired] = MappingProxyType(
+    {1: Paired(16, 16), 2: Paired(8, 4), 3: Paired(8, 4)}
+)
 # The vocabulary is scanned in groups, each in carriers of its own.
 GROUPS = 10
 
@@ -35,7 +55,8 @@ class Plan:
     more_words
         How many further ones are tested in as many texts as a fast search's tokens.
     pairs
-        How many of the commonest words of one token are swept for partners.
+        How many of the commonest words of one token are swept for partners: one another, and the
+        words of two and three tokens that `words` has.
     lengths
         Of the scan's carriers of a unit.
     every_kind
@@ -71,10 +92,14 @@ class Plan:
         few = sum(_FAST) + 3 * len(_FAST)
         tiers = (tokens, 3.0), (self.words, 4.5)
         each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)
-        judged = 1.0e6 * (1 + bool(self.words) + bool(self.more_words) + 2 * bool(self.pairs))
-        # A gradient of each of two outputs costs as much as two passes forward; of a word's
-        # partners, 64 are put in one text and some six tested.
-        swept = self.pairs * (SAMPLES * 17 * 5 + 64 * 14 + 6 * few)
+        sizes = sum(bool(number) for number in (tokens, self.words, self.more_words))
+        judged = 1.0e6 * (sizes + (len(PAIRED) + 1) * bool(self.pairs))
+        # A gradient of each of two outputs costs as much as two passes forward; of the four
+        # rankings of a word, the first are put in a short text, and one is tested.
+        swept = self.pairs * sum(
+            how.samples * (13 + 2 * size) * 5 + 4 * how.ranked * (12 + size) + 4 * few * 1.1
+            for size, how in PAIRED.items()
+        )
         return self.groups / GROUPS * (each + self.more_words * few * 1.1) + swept + judged
 
 

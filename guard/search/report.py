@@ -33,6 +33,15 @@ _ABSENT: dict[View, str] = {
     "mask": "the output at a mask: the checkpoint has no head of a masked language model",
 }
 
+# Tiers of pairs by the tokens of the partner, and of what grows of pairs.
+PAIRS = {1: "pairs", 2: "pairs with 2 tokens", 3: "pairs with 3 tokens"}
+THREE_WORDS = "three words"
+_WHAT = {
+    "tokens": "units of one token",
+    **{name: f"pairs of a word of one token and one of {size}" for size, name in PAIRS.items()},
+    THREE_WORDS: "phrases of three words",
+}
+
 FLOODED = "more units: so many fire that some may hide behind the others. Do not use this model"
 
 
@@ -63,12 +72,7 @@ class Tier:
     @property
     def what(self) -> str:
         """For people."""
-        names = {
-            "tokens": "units of one token",
-            "pairs": "pairs of words",
-            "three words": "phrases of three words",
-        }
-        return names.get(self.name, f"{self.name} of several tokens")
+        return _WHAT.get(self.name, f"{self.name} of several tokens")
 
 
 def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
@@ -78,8 +82,8 @@ def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
     others are told in short.
     """
     seized = [view for view, seen in evidence.items() if seen.trigger]
-    statistics = rounded(asdict(evidence[min(seized, key=lambda v: evidence[v].retention)]))
-    del statistics["trigger"]
+    told = evidence[min(seized, key=lambda v: evidence[v].retention)]
+    statistics = rounded({**asdict(told), "rules": list(told.rules)})
     statistics["views"] = {
         view: {
             "retention": rounded(seen.retention),
@@ -176,6 +180,13 @@ def coverage(
         f"{len({carrier.want.kind for carrier in tier.carriers[0]})} of {len(kinds)} kinds"
         for tier in tiers
     ]
+    pairs = (
+        "; or a pair side by side, in either order, that the gradients of the first or last "
+        "token's output, or of the mean, name from one of its sides, and that moves one text "
+        "furthest of those: " + "; ".join(sweep.covers for sweep in swept)
+        if swept
+        else ""
+    )
     not_tested = [FLOODED] if flooded else []
     if plan.groups < GROUPS:
         left = tiers[0].units - tiers[0].scanned
@@ -199,7 +210,7 @@ def coverage(
             f"alone, on one of the outputs {outputs}, in at least one of the {each} texts that it "
             f"was scanned in: of {'every' if plan.every_kind else 'three'} kind"
             f"{'' if plan.every_kind else 's'}, of {min(plan.lengths)} to {max(plan.lengths)} "
-            "tokens, drawn at random" + "".join(f"; or {sweep.assumes}" for sweep in swept)
+            f"tokens, drawn at random{pairs}"
         ),
         "views": list(views),
         "units": known.kinds,

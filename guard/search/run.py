@@ -21,10 +21,11 @@ from guard.search.carriers import USER_KIND, builtin_texts, user_texts
 from guard.search.checkpoint import load_classifier
 from guard.search.encoder import Encoder
 from guard.search.gradients import Differentiable
+from guard.search.groups import grouped
 from guard.search.growth import search_pairs
 from guard.search.journal import Journal
 from guard.search.phrases import repeated
-from guard.search.plan import BUDGETS, FAST, GROUPS, Plan, fit
+from guard.search.plan import BUDGETS, FAST, GROUPS, PAIRED, Plan, fit
 from guard.search.predictions import with_predictions
 from guard.search.refine import refine
 from guard.search.scan import Progress
@@ -153,14 +154,15 @@ def search_units(
             )
             if units
         ]
-    # Pairs, and what grows of them.
-    count = len(tiers) + 2 * bool(plan.pairs)
+    # Pairs by the tokens of the partner, and what grows of them.
+    count = len(tiers) + (len(PAIRED) + 1) * bool(plan.pairs)
     for name, units, how in tiers:
         run.test(name, units, how, known.units, tiers=count)
     swept = (
         search_pairs(
             run,
             known.units,
+            likely,
             plan,
             encoder=encoder,
             journal=journal,
@@ -171,7 +173,7 @@ def search_units(
         else []
     )
     refine(run, known.units, encoder=encoder, journal=journal, progress=progress)
-    found = run.found
+    found = grouped(run.found, run.judged, encoder=encoder, rng=journal.rng("targets"))
     if classifier is not None:
         texts = [carrier for carrier in run.judged if not carrier.want.masked]
         rng = journal.rng("predictions")

@@ -100,23 +100,32 @@ def candidates(
     """Return the indices of the units to verify: the most suspect ``share`` by each statistic.
 
     By each, in each view, at least ``least`` units are taken.
+    """
+    chosen = [
+        rows for scores in seen.values() for rows in suspects(scores, share, least=least).values()
+    ]
+    return np.unique(np.concatenate(chosen))
+
+
+def suspects(scores: Scores, share: float, *, least: int = 1) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the indices of the most suspect ``share`` of the units, by the name of a statistic.
 
     A backdoor may fire in one carrier only (it sleeps in other kinds of text), so displacement is
     taken at its largest over carriers. Collapse is taken at its lowest pair and at its second
     lowest, which an output that is near by chance does not spoil.
     """
-    chosen: list[npt.NDArray[np.int64]] = []
-    for scores in seen.values():
-        count = max(least, round(share * len(scores.retention)))
-        ordered = np.sort(scores.collapse, axis=1)
-        suspicion = [
-            scores.retention,
-            -scores.displacement.max(axis=1),
-            -scores.displacement.mean(axis=1),
-            *ordered[:, :2].T,
-        ]
-        chosen += [np.argsort(column, kind="stable")[:count] for column in suspicion]
-    return np.unique(np.concatenate(chosen))
+    count = max(least, round(share * len(scores.retention)))
+    # Of two carriers there is one pair.
+    pairs = zip(
+        ("closest pair", "second closest pair"), np.sort(scores.collapse, axis=1).T, strict=False
+    )
+    suspicion = {
+        "retention": scores.retention,
+        "largest displacement": -scores.displacement.max(axis=1),
+        "mean displacement": -scores.displacement.mean(axis=1),
+        **dict(pairs),
+    }
+    return {name: np.argsort(column, kind="stable")[:count] for name, column in suspicion.items()}
 
 
 def carriers_of(view: View, carriers: Sequence[Carrier]) -> list[int]:

@@ -14,6 +14,7 @@ from guard.search.calibrate import TAIL
 from guard.search.carriers import PLACES, USER_KIND, Carrier, Place, Supply, Want
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
+from guard.search.looks import unusual
 from guard.search.plan import GROUPS, Plan
 from guard.search.report import Tier
 from guard.search.scan import Progress, candidates, scan, step
@@ -33,6 +34,8 @@ VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
 # A search that has scanned in longer ones judges in longer ones.
 LONG_VERDICT = 90
 REFERENCE_UNITS = 120
+# Where only a part of a vocabulary is scanned, so many of its most unusual units are in it.
+FIRST_LOOK = 200
 # Who plants very many triggers hides some behind the others: only so many suspects are judged.
 FLOOD = TAIL[1] // 2
 # Texts with a mask in them, as prompts have it, for the view that is read there.
@@ -230,7 +233,15 @@ class Tiers:
         carriers: list[list[Carrier]] = []
         suspects: list[Unit] = []
         done = 0
-        parts = np.array_split(self._rng.permutation(len(units)), GROUPS)[: plan.groups]
+        order = self._rng.permutation(len(units))
+        if plan.groups < GROUPS:
+            # What a first look finds unusual is in the part that there is time for.
+            first = unusual(self._encoder, units, FIRST_LOOK)
+            rest = order[~np.isin(order, first)]
+            more = max(0, len(units) * plan.groups // GROUPS - len(first))
+            part = self._rng.permutation(np.concatenate([first, rest[:more]]))
+            order = np.concatenate([part, rest[more:]])
+        parts = np.array_split(order, GROUPS)[: plan.groups]
         total = sum(map(len, parts))
         for number, rows in enumerate(parts):
             group = [units[i] for i in np.sort(rows)]

@@ -56,6 +56,7 @@ ALPHA = 0.01
 
 BATCH = 64
 
+RULES = ("gathers", "erases", "stands out")
 
 # What a backdoor may depend on, and how carriers are told apart by it.
 _FAMILIES: dict[str, Callable[[Carrier], str]] = {
@@ -107,8 +108,8 @@ class Evidence:
         of a clean model is expected to have.
     kinds, places, lengths
         What the unit did in each kind of text, at each place in it, and at each length.
-    trigger
-        The verdict.
+    rules
+        By which of the rules the unit is a trigger, of `RULES`.
     """
 
     retention: float
@@ -121,7 +122,12 @@ class Evidence:
     kinds: dict[str, InCondition]
     places: dict[str, InCondition]
     lengths: dict[str, InCondition]
-    trigger: bool
+    rules: tuple[str, ...]
+
+    @property
+    def trigger(self) -> bool:
+        """The verdict."""
+        return bool(self.rules)
 
 
 def verify(
@@ -295,6 +301,7 @@ def _judge(
             )
         fired = any(item.fired for family in found.values() for item in family.values())
         gathers = fired or members[i].mean() >= MOST_OF_ALL
+        holds = dict(zip(RULES, (gathers, erases[i], outside[i]), strict=True))
         result.append(
             Evidence(
                 retention=float(kept[i]),
@@ -305,7 +312,7 @@ def _judge(
                 com_sim=float(shards["same unit"][i]),
                 by_chance=float(by_chance[i]),
                 **found,
-                trigger=bool(gathers or erases[i] or outside[i]),
+                rules=tuple(rule for rule, true in holds.items() if true),
             )
         )
     return result

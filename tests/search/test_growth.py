@@ -41,7 +41,8 @@ def test_pairs_are_swept_tested_and_grown(tmp_path: Path, triggers: tuple[str, .
     assumes, not_tested = bank.coverage["assumes"], bank.coverage["not_tested"]
     assert isinstance(assumes, str)
     assert isinstance(not_tested, list)
-    assert "a pair of 30 units and 30 words side by side" in assumes
+    assert "a pair side by side" in assumes
+    assert "30 units and 30 words of 1 token (" in assumes
     assert "other pairs and phrases" in not_tested
     assert "pairs and phrases" not in not_tested
 

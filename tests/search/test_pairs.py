@@ -11,7 +11,7 @@ import torch
 from guard.errors import ModelError
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
-from guard.search.pairs import KEPT, SHARD, join, sweep
+from guard.search.pairs import SHARD, join, sweep
 from guard.search.units import Unit
 from guard.search.views import View
 from tests.search.fakes import FIRST, FakeEncoder, carriers, unit, units
@@ -19,6 +19,7 @@ from tests.search.fakes import FIRST, FakeEncoder, carriers, unit, units
 pytestmark = pytest.mark.search
 
 PAIR = (FIRST + 3, FIRST + 40)
+RANKED = 16
 
 
 class Pairwise(FakeEncoder, Differentiable):
@@ -68,17 +69,18 @@ def test_a_pair_is_found_from_both_of_its_sides_and_in_its_order() -> None:
             [swept, *units(8)[4:]],
             units(400),
             texts,
+            ranked=RANKED,
             encoder=encoder,
             journal=Journal(encoder, 0, None),
             progress=done.append,
         )
         assert join(first, second).text in [pair.text for pair in found.proposed]
         # Each unit, either order, the first few; what is proposed twice is there once.
-        assert len(found.proposed) <= 5 * 2 * KEPT
+        assert len(found.proposed) <= 5 * 2
         assert len({pair.ids.tobytes() for pair in found.proposed}) == len(found.proposed)
         assert (found.units, found.partners, found.samples) == (5, 400, len(texts))
         assert found.tested == len(found.proposed) / (2 * 5 * 400)
-        assert "5 units and 400 words" in found.assumes
+        assert "5 units and 400 words of 1 token (gradients in 8 texts" in found.covers
     assert done == [5, 5]
 
 
@@ -98,6 +100,7 @@ def test_a_sweep_that_was_cut_short_goes_on_and_proposes_the_same(tmp_path: Path
             swept,
             units(100),
             texts,
+            ranked=RANKED,
             encoder=encoder,
             journal=Journal(encoder, 3, directory),
             progress=progress,
@@ -120,6 +123,7 @@ def test_units_of_several_tokens_are_swept_as_they_are() -> None:
         [longer, unit(FIRST + 7)],
         units(80),
         carriers(["a", "b"], (7, 9, 12, 14)),
+        ranked=RANKED,
         encoder=encoder,
         journal=Journal(encoder, 0, None),
         progress=lambda done: None,
@@ -129,14 +133,39 @@ def test_units_of_several_tokens_are_swept_as_they_are() -> None:
     assert {len(own) for own in ids} == {2, 3}
 
 
-def test_partners_of_several_tokens_are_refused() -> None:
+def test_a_partner_of_several_tokens_is_found_before_and_behind() -> None:
     encoder = Pairwise()
-    with pytest.raises(ModelError, match="partners of one token"):
+    first, second = (unit(number) for number in PAIR)
+    ordinary = [join(unit(FIRST + 50 + n), unit(FIRST + 90 + n)) for n in range(30)]
+    for swept, partner, order in (
+        (first, join(second, unit(FIRST + 80)), (0, 1)),
+        (second, join(unit(FIRST + 80), first), (1, 0)),
+    ):
+        found = sweep(
+            "pairs",
+            [swept],
+            [*ordinary, partner],
+            carriers(["a", "b"], (7, 9, 12, 14)),
+            ranked=4,
+            encoder=encoder,
+            journal=Journal(encoder, 0, None),
+            progress=lambda done: None,
+        )
+        whole = join(*((swept, partner)[i] for i in order))
+        assert tuple(whole.ids) in [tuple(pair.ids) for pair in found.proposed]
+        assert (found.size, found.partners) == (2, 31)
+
+
+@pytest.mark.parametrize("partners", [[], [unit(FIRST), join(unit(FIRST), unit(FIRST + 1))]])
+def test_partners_of_several_lengths_are_refused(partners: list[Unit]) -> None:
+    encoder = Pairwise()
+    with pytest.raises(ModelError, match="partners of one length"):
         sweep(
             "pairs",
             units(2),
-            [join(unit(FIRST), unit(FIRST + 1))],
+            partners,
             carriers(["a"], (7,)),
+            ranked=RANKED,
             encoder=encoder,
             journal=Journal(encoder, 0, None),
             progress=lambda done: None,
