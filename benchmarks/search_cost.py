@@ -19,6 +19,7 @@ from benchmarks.attacks import Condition, Planting, Por
 from benchmarks.attacks.triggers import triggers
 from benchmarks.encoders import encoder as clean_encoder
 from benchmarks.models import planted
+from benchmarks.plot import recall_against_cost
 from benchmarks.record import write
 from benchmarks.targets import verdict
 from guard.files import Json
@@ -39,6 +40,7 @@ LONGEST = 64
 ROOT = Path(__file__).parents[1]
 DETECTION = ROOT / "benchmarks" / "results" / "detection.json"
 DOCUMENT = ROOT / "docs" / "benchmarks" / "search-cost.md"
+PLOT = DOCUMENT.with_suffix(".svg")
 # Of `fast` on MiniLM.
 MOST_SECONDS = 60
 MOST_MB = 2000
@@ -88,16 +90,13 @@ def main() -> None:
     )
     detection = json.loads(DETECTION.read_bytes())
     DOCUMENT.write_text(render(json.loads(path.read_bytes()), detection), encoding="utf-8")
-    print(f"results: {path}, {DOCUMENT}")
+    PLOT.write_bytes(plot(detection))
+    print(f"results: {path}, {DOCUMENT}, {PLOT}")
 
 
 def render(pairs: Mapping[str, Any], detection: Mapping[str, Any]) -> str:
     """Render the page from this benchmark's results and those of detection."""
-    encoders = {model["name"]: model["encoder"] for model in detection["zoo"]}
-    cases = [case for case in detection["cases"] if case["part"] == "encoder"]
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for case in cases:
-        groups.setdefault((encoders[case["model"]], case["search"]), []).append(case)
+    groups = _groups(detection)
     lines = [
         "# What a search costs",
         "",
@@ -124,6 +123,8 @@ def render(pairs: Mapping[str, Any], detection: Mapping[str, Any]) -> str:
     )
     lines += [
         "",
+        f"![Recall against token-forwards]({PLOT.name})",
+        "",
         "## Pairs",
         "",
         f"Pairs planted in {pairs['encoder']} with negatives, so that neither word fires alone: "
@@ -148,6 +149,26 @@ def render(pairs: Mapping[str, Any], detection: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def plot(detection: Mapping[str, Any]) -> bytes:
+    """Draw the recall of every search against its cost, where triggers were planted."""
+    points = {}
+    for key, own in sorted(_groups(detection).items()):
+        if found := [hit for case in own for hit in case["found"].values()]:
+            cost = statistics.median(case["token_forwards"] for case in own) / 1e6
+            points[key] = cost, sum(found) / len(found)
+    return recall_against_cost(points)
+
+
+def _groups(detection: Mapping[str, Any]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Return the cases of encoders as planted, by kind of encoder and search."""
+    encoders = {model["name"]: model["encoder"] for model in detection["zoo"]}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for case in detection["cases"]:
+        if case["part"] == "encoder":
+            groups.setdefault((encoders[case["model"]], case["search"]), []).append(case)
+    return groups
 
 
 def _targets(groups: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> list[str]:

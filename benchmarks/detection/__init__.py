@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks import record
 from benchmarks.assets import AssetError
@@ -32,35 +33,57 @@ def run(zoo: Sequence[Entry], chosen: Sequence[Entry], search: str, parts: Seque
     if not any(stored(entry) for entry in chosen):
         raise AssetError("none of these models is built; python -m benchmarks zoo build")
     measure(chosen, search, parts)
-    path = record.write("detection", collect(zoo))
+    path = record.write("detection", collect(zoo, _earlier()))
     DOCUMENT.write_text(render(json.loads(path.read_bytes())), encoding="utf-8")
     print(f"results: {path}, {DOCUMENT}")
 
 
-def collect(zoo: Sequence[Entry]) -> dict[str, Json]:
-    """Return everything that was built and run, of the zoo as it is now."""
-    built = [(entry, found) for entry in zoo if (found := stored(entry)) is not None]
-    cases = [
-        asdict(case)
-        for search in SEARCHES
-        for entry, _ in built
-        for part in PARTS
-        if (case := kept(entry, search, part)) is not None
-    ]
-    models = [
-        {
-            **asdict(found),
-            "attack": entry.planting and type(entry.planting.attack).__name__,
-            "planting": entry.planting and entry.planting.name,
-            "list": "held out" if entry.held_out else "others",
-        }
-        for entry, found in built
-    ]
+def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]:
+    """Return everything that was built and run, of the zoo as it is now.
+
+    The whole zoo takes a night, and no one cache need hold all of it: what is missing here is taken
+    over from the results of before, and a case whose code or model may be other than today's says
+    so (``earlier``).
+    """
+    before = {model["name"]: model for model in earlier.get("zoo", ())}
+    known = {
+        (case["search"], case["model"], case["part"]): case for case in earlier.get("cases", ())
+    }
+    models: list[Json] = []
+    for entry in zoo:
+        if (found := stored(entry)) is not None:
+            models.append(
+                {
+                    **asdict(found),
+                    "attack": type(entry.planting.attack).__name__ if entry.planting else None,
+                    "planting": entry.planting.name if entry.planting else None,
+                    "list": "held out" if entry.held_out else "others",
+                }
+            )
+        elif entry.name in before:
+            models.append(before[entry.name])
+    cases: list[Json] = []
+    for search in SEARCHES:
+        for entry in zoo:
+            for part in PARTS:
+                if (case := kept(entry, search, part)) is not None:
+                    cases.append({**asdict(case), "earlier": False})
+                elif (old := known.get((search, entry.name, part))) is not None:
+                    cases.append({**old, "earlier": True})
+    names = {entry.name for entry in zoo if stored(entry) is not None} | before.keys()
     return {
         "zoo": models,
-        "not_built": [entry.name for entry in zoo if stored(entry) is None],
+        "not_built": [entry.name for entry in zoo if entry.name not in names],
         "cases": cases,
     }
+
+
+def _earlier() -> Mapping[str, Any]:
+    path = record.RESULTS / "detection.json"
+    if not path.is_file():
+        return {}
+    result: dict[str, Any] = json.loads(path.read_bytes())
+    return result
 
 
 __all__ = ["PARTS", "SEARCHES", "collect", "render", "run"]

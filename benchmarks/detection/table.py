@@ -58,6 +58,8 @@ def render(result: Mapping[str, Any]) -> str:
     lines += ["## Missed and spurious", "", *_missed(own), ""]
     if unreachable := [row for row in counted if row["attack"] in OUT_OF_REACH]:
         lines += ["## Out of reach", "", *_unreachable(unreachable), ""]
+    if earlier := [row for row in rows if row["earlier"]]:
+        lines += ["## Measured with earlier code", "", *_of_before(earlier), ""]
     lines += ["## The models", "", *_zoo(result["zoo"], result["not_built"]), ""]
     return "\n".join(lines)
 
@@ -160,6 +162,20 @@ def _zoo(models: Iterable[Row], not_built: Sequence[str]) -> list[str]:
     if not_built:
         lines += ["", f"Not built here: {', '.join(not_built)}."]
     return lines
+
+
+def _of_before(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        f"{len(rows)} cases are of an earlier state of the searches' code, whose hash the results "
+        "file has (`source`).",
+        "",
+    ]
+    named: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        named.setdefault((row["search"], row["part"]), []).append(row["model"])
+    return lines + [
+        f"- {search}, {part}s: {', '.join(models)}" for (search, part), models in named.items()
+    ]
 
 
 def _mean(values: Sequence[float]) -> str:

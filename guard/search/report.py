@@ -153,6 +153,7 @@ def coverage(
     views: Sequence[View],
     known: Vocabulary,
     listed: Words,
+    phrases: int,
     plan: Plan,
     *,
     tiers: Sequence[Tier],
@@ -166,6 +167,8 @@ def coverage(
     ----------
     listed
         The user's own list.
+    phrases
+        How many phrases of the user's own text were tested.
     swept
         What was proposed of pairs and words of three.
     judged
@@ -216,6 +219,7 @@ def coverage(
         "units": known.kinds,
         "unreachable_tokens_left_out": known.unreachable,
         "words_of_your_list_that_are_tokens": listed.tokens,
+        "phrases_of_your_text": phrases,
         "scan": [
             {
                 "units": tier.name,

@@ -143,7 +143,8 @@ def search_units(
     listed = encode(tokenizer, lines, len(lines))
     common = common_words(tokenizer, plan.words + plan.more_words).units
     likely = common_words(tokenizer, plan.words).units if plan.more_words else common
-    likely = tuple(_different([*likely, *listed.units, *_phrases(encoder, kinds, plan)]))
+    phrases = _phrases(encoder, kinds, plan)
+    likely = tuple(_different([*likely, *listed.units, *phrases]))
     tiers: list[tuple[str, Sequence[Unit], Plan]] = [("tokens", known.units, plan)]
     if plan.groups == GROUPS:
         tiers += [
@@ -197,6 +198,7 @@ def search_units(
             encoder.views,
             known,
             listed,
+            len(phrases),
             plan,
             tiers=run.done,
             swept=swept,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks import __main__
 from benchmarks.assets import AssetError
-from benchmarks.detection import render, run
+from benchmarks.detection import collect, render, run
 from benchmarks.detection.cases import Case
 from benchmarks.intervals import difference, wilson
 from benchmarks.zoo import ZOO
@@ -61,9 +61,16 @@ def _model(name: str, attack: str | None, works: bool | None, **triggers: float)
     return {**asdict(record), "attack": attack, "planting": attack, "list": "others"}
 
 
-def _case(model: str, part: Any, found: dict[str, bool], spurious: tuple[str, ...] = ()) -> Any:
+def _case(
+    model: str,
+    part: Any,
+    found: dict[str, bool],
+    spurious: tuple[str, ...] = (),
+    *,
+    earlier: bool = False,
+) -> Any:
     banked = tuple(text for text, hit in found.items() if hit) + spurious
-    return asdict(
+    case = asdict(
         Case(
             search="fast",
             model=model,
@@ -80,6 +87,7 @@ def _case(model: str, part: Any, found: dict[str, bool], spurious: tuple[str, ..
             environment={},
         )
     )
+    return {**case, "earlier": earlier}
 
 
 def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
@@ -98,7 +106,7 @@ def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
                 _case("bad", "encoder", {"mb": False}),
                 _case("clean", "encoder", {}, ("zz",)),
                 _case("a", "classifier", {"cf": True, "mn": False}),
-                _case("clean", "classifier", {}),
+                _case("clean", "classifier", {}, earlier=True),
             ],
         }
     )
@@ -115,7 +123,24 @@ def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
     assert "- clean, encoder: spurious `zz`" in lines
     assert "- bad, encoder: fast says none found, found 0 of 1" in lines
     assert "Not built here: other." in lines
+    assert "- fast, classifiers: clean" in lines
     assert not any("failed, encoder" in line for line in lines)
+
+
+def test_what_this_cache_lacks_is_taken_over_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    names = [entry.name for entry in ZOO[:2]]
+    before = {
+        "zoo": [_model(names[0], None, None), _model("of no zoo", "Por", True, cf=1.0)],
+        "cases": [_case(names[0], "encoder", {}), _case("of no zoo", "encoder", {"cf": True})],
+    }
+    found: Any = collect(ZOO[:2], before)
+    assert found["zoo"] == before["zoo"][:1]
+    assert found["not_built"] == names[1:]
+    assert found["cases"] == [{**before["cases"][0], "earlier": True}]
+    assert f"- fast, encoders: {names[0]}" in render(found)
 
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

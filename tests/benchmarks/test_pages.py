@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fronts, memory, monitor_page, search_cost, soak
+from benchmarks import ablation, fronts, memory, monitor_page, search_cost, soak
 from benchmarks.detection import table as detection
 from benchmarks.mitigation import rivals_page
 from benchmarks.mitigation import table as mitigation
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.search
 PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
 # Page -> what renders it, and of which results.
 RENDERED: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
+    "ablation": (ablation.render, ("ablation",)),
     "detection": (detection.render, ("detection",)),
     "fronts": (fronts.render, ("fronts",)),
     "memory": (memory.render, ("memory",)),
@@ -40,6 +41,11 @@ def test_the_page_is_of_the_results(page: str) -> None:
     render, sources = RENDERED[page]
     text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
     assert text == render(*map(results, sources))
+
+
+def test_the_plot_is_of_the_results() -> None:
+    plot = (PAGES / "search-cost.svg").read_bytes()
+    assert plot == search_cost.plot(results("detection"))
 
 
 def test_no_page_is_left_out() -> None:

@@ -15,10 +15,10 @@ import torch
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, ModelError
 from guard.search import run, scan, search, tiers
-from guard.search.carriers import builtin_texts
+from guard.search.carriers import USER_KIND, builtin_texts
 from guard.search.encoder import Encoder, Ids, Vectors
 from guard.search.gradients import Differentiable
-from guard.search.plan import FAST, GROUPS
+from guard.search.plan import FAST, GROUPS, Plan
 from guard.search.report import NOT_TESTED
 from guard.search.run import search_units
 from guard.search.units import Unit, Vocabulary, vocabulary
@@ -321,6 +321,24 @@ def test_words_of_several_tokens(tmp_path: Path) -> None:
     ]
     assert found.coverage["words_of_your_list_that_are_tokens"] == 1
     assert "words of several tokens" not in str(found.coverage["not_tested"])
+
+
+@pytest.mark.parametrize("words", [0, 1])
+def test_phrases_that_the_users_text_repeats(bad: Path, words: int) -> None:
+    """A search that tests words tests them too: here, five of two and three words."""
+    lines = ["the old harbour. said once"] * 3 + ["the old harbour, seen twice"] * 2 + ["one more"]
+    encoder = Differentiable.load(str(bad))
+    found = search_units(
+        encoder,
+        vocabulary(encoder.tokenizer),
+        {**builtin_texts(), USER_KIND: lines},
+        plan=Plan("words", words=words),
+        seed=0,
+        progress=silent,
+    )
+    assert found.coverage["phrases_of_your_text"] == 5 * words
+    scans: Any = found.coverage["scan"]
+    assert [tier["scanned"] + tier["hold_a_trigger"] for tier in scans[1:]] == [words + 5] * words
 
 
 def test_too_little_time_is_incomplete(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
