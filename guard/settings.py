@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PREFIX = "GUARD_"
 TABLE = "guard"
 _MAX_BYTES = 64 * 1024
+# As near to an option's name is no other variable of this package.
+_ALMOST = 0.8
 
 
 def read_environment(kind: type[Options], environ: Mapping[str, str]) -> Options:
@@ -28,9 +31,19 @@ def read_environment(kind: type[Options], environ: Mapping[str, str]) -> Options
     Raises
     ------
     ConfigError
-        A variable has no such value.
+        A variable has no such value, or is named almost like an option: a misspelt one would else
+        leave the default in force, and nobody would know.
     """
     found: dict[str, Any] = {}
+    known = [option.name for option in fields(kind)]
+    for variable in environ:
+        name = variable.removeprefix(PREFIX).lower()
+        if variable.startswith(PREFIX) and name not in known:
+            for meant in get_close_matches(name, known, n=1, cutoff=_ALMOST):
+                raise ConfigError(
+                    f"the environment variable {variable} is no option; "
+                    f"{PREFIX}{meant.upper()} is: correct or remove it"
+                )
     for option in fields(kind):
         variable = f"{PREFIX}{option.name.upper()}"
         if not (value := environ.get(variable, "").strip()):

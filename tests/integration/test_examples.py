@@ -132,6 +132,17 @@ def test_fastapi_app_is_healthy_and_counts(service: httpx.Client) -> None:
     assert f'guard_matches_total{{trigger="{trigger_id("mn")}"}}' in metrics.text
 
 
+@pytest.mark.parametrize("lacks", ["MODEL_DIR", "MONITOR_DIR"])
+def test_fastapi_app_says_what_it_lacks(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from examples.fastapi_app import from_env
+
+    for name in ("MODEL_DIR", "MONITOR_DIR"):
+        monkeypatch.setenv(name, "somewhere")
+    monkeypatch.delenv(lacks)
+    with pytest.raises(SystemExit, match="set MODEL_DIR to the classifier's directory and"):
+        from_env()
+
+
 @pytest.mark.anyio
 async def test_fastapi_app_refuses_what_its_model_is_given_nothing_of(tmp_path: Path) -> None:
     from examples.fastapi_app import create_app

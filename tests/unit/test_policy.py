@@ -272,6 +272,24 @@ def test_observing_tells_what_blocking_would_do(
 # Where a policy comes from
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("GUARD_ONFAILURE", "GUARD_ON_FAILURE"),
+        ("GUARD_ACTIN", "GUARD_ACTION"),
+        ("GUARD_DEAD_LINE", "GUARD_DEADLINE"),
+    ],
+)
+def test_a_misspelt_variable_is_not_left_out_in_silence(variable: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"variable {variable} is no option; {meant} is: correct"):
+        Policy.from_env({variable: "block"})
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    others = {"GUARD_CACHE": "x", "GUARD_AUDIT_KEY": "x", "GUARD_KEY_PASSWORD": "x", "ACTION": "x"}
+    assert Policy.from_env(others) == Policy()
+
+
 def test_a_policy_from_the_environment() -> None:
     assert Policy.from_env({}) == Policy()
     found = Policy.from_env(
