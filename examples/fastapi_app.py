@@ -83,10 +83,10 @@ def classifier_app(model_dir: str | Path) -> FastAPI:
 
 def from_env() -> FastAPI:
     """Make the app that the environment describes."""
-    folders = [os.environ.get(name) for name in ("MODEL_DIR", "MONITOR_DIR")]
-    if not all(folders):
+    model, monitor = (os.environ.get(name, "") for name in ("MODEL_DIR", "MONITOR_DIR"))
+    if not (model and monitor):
         raise SystemExit(
             "set MODEL_DIR to the classifier's directory and MONITOR_DIR to that of its monitor "
             "(guard compile makes one)"
         )
-    return create_app(*map(str, folders), Policy.from_env())
+    return create_app(model, monitor, Policy.from_env())
