@@ -89,7 +89,7 @@ def _scan(folder: Path, planted: tuple[str, ...]) -> dict[str, Json]:
         "others": len(texts.difference(planted)),
         "verdict": bank.verdict,
         "units": len(words.units),
-        "token_forwards": encoder.forwarded,
+        "token_forwards": encoder.cost,
     }
 
 

@@ -73,9 +73,7 @@ def main() -> None:
             {
                 "partner_tokens": size,
                 "recall": float(np.mean([found[size][0] for found in runs])),
-                "tokens_forward_and_back_per_unit": round(
-                    np.mean([found[size][1] for found in runs])
-                ),
+                "token_forwards_per_unit": round(np.mean([found[size][1] for found in runs])),
             }
             for size in runs[0]
         ]
@@ -138,12 +136,12 @@ def render(measured: Mapping[str, Any], detection: Mapping[str, Any]) -> str:
         "and order, the one that moves one text furthest is proposed. Recall is the share of pairs "
         "that are proposed in either order.",
         "",
-        "| texts of a unit | summed are the best of | tokens of the partner | recall | tokens "
-        "forward and back, a unit |",
+        "| texts of a unit | summed are the best of | tokens of the partner | recall | "
+        "token-forwards a unit |",
         "|---|---|---|---|---|",
         *(
             f"| {row['samples']} | {row['best_of']} | {share['partner_tokens']} | "
-            f"{share['recall']:.2f} | {share['tokens_forward_and_back_per_unit']:,} |"
+            f"{share['recall']:.2f} | {share['token_forwards_per_unit']:,} |"
             for row in measured["rows"]
             for share in row["shares"]
         ),
@@ -239,7 +237,7 @@ def _recall(
         asked = [pair for pair in pairs if max(len(by_text[word].ids) for word in pair) == size]
         if not asked:
             continue
-        before = encoder.backwarded
+        before = encoder.cost
         swept = sweep(
             f"pairs {samples} {size}",
             swept_units,
@@ -252,5 +250,5 @@ def _recall(
         )
         proposed = {frozenset(unit.text.split()) for unit in swept.proposed}
         found = float(np.mean([frozenset(pair) in proposed for pair in asked]))
-        result[size] = found, (encoder.backwarded - before) / swept.units
+        result[size] = found, (encoder.cost - before) / swept.units
     return result

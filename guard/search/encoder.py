@@ -39,8 +39,9 @@ class Encoder:
     arithmetic
         What the model computes in: ``"bfloat16"`` where the processor multiplies it in hardware.
     forwarded
-        Tokens that went through the model so far: the search's cost in a unit that does not depend
-        on the machine.
+        Tokens that went through the model so far.
+    backwarded
+        Tokens whose gradient was taken, for which a `Differentiable` has the means.
     """
 
     def __init__(self, loaded: Checkpoint) -> None:
@@ -52,6 +53,7 @@ class Encoder:
         self.width: int = model.config.hidden_size
         self.max_tokens = _max_tokens(model, tokenizer)
         self.forwarded = 0
+        self.backwarded = 0
         fast = multiplies_bfloat16(model.device)
         self.arithmetic = "bfloat16" if fast else "float32"
         self._model = model.bfloat16() if fast else model
@@ -70,6 +72,11 @@ class Encoder:
         table = self._model.get_input_embeddings().weight
         assert isinstance(table, torch.Tensor)
         return table
+
+    @property
+    def cost(self) -> int:
+        """In token-forwards, a unit that does not depend on the machine: backwards counts twice."""
+        return self.forwarded + 2 * self.backwarded
 
     def frame(self, rows: Ids) -> Ids:
         """Put the model's special tokens around rows of equal length, ``[n, k] -> [n, k + s]``."""

@@ -19,8 +19,6 @@ class Differentiable(Encoder):
     ----------
     offset
         Special tokens before a text.
-    backwarded
-        Tokens whose gradient was taken.
     """
 
     def __init__(self, loaded: Checkpoint) -> None:
@@ -28,7 +26,6 @@ class Differentiable(Encoder):
         # Of the embeddings that are fed alone: gradients of weights cost half as much again.
         self._model.requires_grad_(False)
         self.offset = len(self._prefix)
-        self.backwarded = 0
 
     def embed(self, ids: Ids) -> torch.Tensor:
         """Return ``[n, length, e]``, the embeddings of rows of ids; a leaf, ready for gradients."""

@@ -25,7 +25,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 _KEY_FILE = "search.json"
 _KEY_BYTES = 1 << 16
-_FORWARDED = "forwarded"
+_PASSES = "passes"
 
 
 class Journal:
@@ -53,17 +53,22 @@ class Journal:
         """Return what ``measure`` gives, or what it gave for this name before."""
         path = None if self._directory is None else self._directory / f"{name}.npz"
         if path is not None and (known := _read(path)) is not None:
-            self._encoder.forwarded += int(known.pop(_FORWARDED))
+            forwarded, backwarded = known.pop(_PASSES)
+            self._encoder.forwarded += int(forwarded)
+            self._encoder.backwarded += int(backwarded)
             return known
-        before = self._encoder.forwarded
+        before = self._passes()
         result = measure(self.rng(name))
         if path is not None:
             fresh = path.with_suffix(".new")
             with fresh.open("wb") as file:
-                forwarded = np.array(self._encoder.forwarded - before)
-                np.savez(file, **{**result, _FORWARDED: forwarded})  # type: ignore[arg-type]
+                passes = self._passes() - before
+                np.savez(file, **{**result, _PASSES: passes})  # type: ignore[arg-type]
             fresh.replace(path)
         return result
+
+    def _passes(self) -> npt.NDArray[np.int64]:
+        return np.array([self._encoder.forwarded, self._encoder.backwarded])
 
 
 def _read(path: Path) -> Arrays | None:

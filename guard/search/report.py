@@ -143,7 +143,7 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "false_alarm_rate": ALPHA,
         "correction": "Benjamini-Hochberg over all units and views",
         "arithmetic": encoder.arithmetic,
-        "token_forwards": encoder.forwarded,
+        "token_forwards": encoder.cost,
         "texts_sha256": sha256_of(kinds),
         "versions": versions(),
     }

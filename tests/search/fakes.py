@@ -36,6 +36,7 @@ class FakeEncoder(Encoder):
         self.max_tokens = 64
         self.arithmetic = "float32"
         self.forwarded = 0
+        self.backwarded = 0
         self.batches: list[tuple[int, ...]] = []
         self._change = change
         lengths = np.exp(0.2 * rng.normal(size=(ROWS, 1)))
