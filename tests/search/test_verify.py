@@ -282,3 +282,30 @@ def test_units_of_two_tokens_are_judged_as_well() -> None:
     phrase = Unit("a b", np.array([400, 401]), "phrase")
     evidence = judge(pair, suspects=[phrase, unit(400), unit(401), *SUSPECTS[:200]])
     assert [seen.trigger for seen in evidence[:3]] == [True, False, False]
+
+
+@pytest.mark.parametrize("sign", ["kept", "kept in", "moved", "together"])
+def test_each_sign_tells_alone(sign: str) -> None:
+    """A unit that is extreme by one statistic, in one condition at least, is the most telling."""
+    rng = np.random.default_rng(0)
+    count, reference, texts = 300, 120, 8
+    shards = {
+        "kept": 0.8 + 0.02 * rng.normal(size=count + reference),
+        "kept in": 0.8 + 0.02 * rng.normal(size=(count + reference, 2)),
+        "moved": np.exp(0.1 * rng.normal(size=(count + reference, texts))),
+        "together": np.exp(0.1 * rng.normal(size=count + reference)),
+    }
+    conditions = {("kinds", "a"): [0, 1, 2, 3], ("kinds", "b"): [4, 5, 6, 7]}
+
+    def telling() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        own = {name: array.astype(np.float32) for name, array in shards.items()}
+        return module._telling(module._Measured(own, conditions, own["moved"], count))
+
+    assert telling().argmax() != 7
+    if sign == "kept in":
+        shards[sign][7, 1] = 0.3
+    elif sign == "moved":
+        shards[sign][7] *= 3
+    else:
+        shards[sign][7] *= 0.3
+    assert telling().argmax() == 7
