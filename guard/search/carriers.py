@@ -32,6 +32,9 @@ PLACES: tuple[Place, ...] = get_args(Place)
 MAX_TEXTS = 2000
 # A text that is longer or shorter than wanted by more than this is cut, or joined with others.
 TOLERANCE = 1.5
+# Tokens between a unit and a mask, at least: beside it, any word of a fixed expression says what
+# stands there, whatever the text.
+APART = 2
 
 
 class Want(NamedTuple):
@@ -173,13 +176,15 @@ class Supply:
         words = [encoded.word_ids()[i] for i in kept]
         starts = [i for i in range(1, len(kept)) if words[i] is None or words[i] != words[i - 1]]
         ids = np.array(encoded["input_ids"], dtype=np.int64)[kept]
-        if want.masked:
-            place = int(self._rng.choice([0, *starts, len(ids)]))
-            ids = np.insert(ids, place, self._tokenizer.mask_token_id)
-            shifted = {start + (start > place) for start in starts}
-            starts = sorted((shifted | {place, place + 1}) - {0, len(ids)})
         last = (starts or [0])[-1:] if self._last_word_stays else [len(ids)]
         gaps = {"start": [0], "middle": starts or [0], "end": last}[want.place]
+        if want.masked:
+            places = [0, *starts, len(ids)]
+            far = {place: [gap for gap in gaps if abs(gap - place) >= APART] for place in places}
+            place = int(self._rng.choice([place for place in places if far[place]] or places))
+            ids = np.insert(ids, place, self._tokenizer.mask_token_id)
+            end = want.place == "end"
+            gaps = [gap + (gap > place - end) for gap in far[place] or gaps]
         return Carrier(want, ids, np.array(gaps, dtype=np.int64))
 
     def _draw(self, kind: str, length: int) -> str:

@@ -19,7 +19,15 @@ from guard.search.encoder import Encoder
 from guard.search.pairs import Swept
 from guard.search.plan import GROUPS, Plan
 from guard.search.units import Unit, Vocabulary
-from guard.search.verify import ALPHA, ERASED, MOST_OF_ALL, MOST_OF_CONDITION, RADIUS, Evidence
+from guard.search.verify import (
+    ALPHA,
+    ERASED,
+    KEPT,
+    MOST_OF_ALL,
+    MOST_OF_CONDITION,
+    RADIUS,
+    Evidence,
+)
 from guard.search.views import View
 from guard.search.words import Words
 
@@ -140,6 +148,7 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "most_of_condition": MOST_OF_CONDITION,
         "most_of_all": MOST_OF_ALL,
         "erased": ERASED,
+        "kept": KEPT,
         "false_alarm_rate": ALPHA,
         "correction": "Benjamini-Hochberg over all units and views",
         "arithmetic": encoder.arithmetic,

@@ -14,7 +14,10 @@ A unit is a trigger by any of three rules, in any view of the output:
   own, so that asking much costs little power; then Benjamini and Hochberg's procedure over all
   units, with a false-discovery rate of `ALPHA`, which on a clean model is the rate of false alarms.
   This finds the attacker who goes only part of the way to his target to keep below any fixed
-  threshold, and the one whose backdoor sleeps in most texts.
+  threshold, and the one whose backdoor sleeps in most texts. Somewhere it has to cost the text
+  something: what keeps more than `KEPT` of it everywhere is a word of its own kind (a handle turns
+  prose into a message) and forces nothing. Nor does this rule hold at a mask, where a word is there
+  to say what else is likely.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ MOST_OF_ALL = 0.5
 FEWEST = 3
 MANY = 1e9
 ERASED = 0.25
+KEPT = 0.7
 ALPHA = 0.01
 
 BATCH = 64
@@ -187,7 +191,7 @@ def verify(
     lowest = by_chance.min(axis=1)
     least = lowest[false_discovery(lowest, ALPHA)].max(initial=0.0)
     judged = {
-        view: _judge(seen, chances, chances <= least)
+        view: _judge(view, seen, chances, chances <= least)
         for (view, seen), chances in zip(measured.items(), by_chance.T, strict=True)
     }
     return [
@@ -270,7 +274,7 @@ def _telling(seen: _Measured) -> npt.NDArray[np.float64]:
 
 
 def _judge(
-    seen: _Measured, by_chance: npt.NDArray[np.float64], outside: npt.NDArray[np.bool_]
+    view: View, seen: _Measured, by_chance: npt.NDArray[np.float64], outside: npt.NDArray[np.bool_]
 ) -> list[Evidence]:
     """Judge units by one of the views.
 
@@ -301,7 +305,9 @@ def _judge(
             )
         fired = any(item.fired for family in found.values() for item in family.values())
         gathers = fired or members[i].mean() >= MOST_OF_ALL
-        holds = dict(zip(RULES, (gathers, erases[i], outside[i]), strict=True))
+        least = min(kept[i], *(values[i] for values in kept_in.values()))
+        stands_out = outside[i] and least < KEPT and view != "mask"
+        holds = dict(zip(RULES, (gathers, erases[i], stands_out), strict=True))
         result.append(
             Evidence(
                 retention=float(kept[i]),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from guard.errors import ConfigError
 from guard.search.carriers import (
+    APART,
     MIN_USER_LINES,
     PLACES,
     TOLERANCE,
@@ -148,25 +149,37 @@ def test_no_carrier_is_longer_than_the_model_takes() -> None:
             assert len(carrier.ids) == min(length + masked, 17)
 
 
-def test_a_mask_stands_between_words_and_parts_them() -> None:
-    """The text is whole around it, and a unit may go to either side of it."""
+@pytest.mark.parametrize("place", PLACES)
+def test_a_mask_stands_between_words_and_apart_from_the_unit(place: Place) -> None:
+    """The text is whole around it; beside it, a word would say what stands there."""
     tokenizer = TOKENIZERS["wordpiece"]
     text = "the filming thing again"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     plain = Supply({"one": [text]}, tokenizer, np.random.default_rng(0), most=100)
-    (without,) = plain.take([Want("one", len(ids), "middle")])
-    borders = {0, *without.gaps.tolist(), len(ids)}
+    (without,) = plain.take([Want("one", len(ids), place)])
+    (between,) = plain.take([Want("one", len(ids), "middle")])
+    borders = {0, *between.gaps.tolist(), len(ids)}
     places = set()
-    for seed in range(40):
+    for seed in range(60):
         one = Supply({"one": [text]}, tokenizer, np.random.default_rng(seed), most=100)
-        (carrier,) = one.take([Want("one", len(ids), "middle", masked=True)])
-        (place,) = np.flatnonzero(carrier.ids == tokenizer.mask_token_id).tolist()
-        assert np.delete(carrier.ids, place).tolist() == ids
-        shifted = {border + (border > place) for border in borders}
-        expected = (shifted | {place, place + 1}) - {0, len(carrier.ids)}
-        assert set(carrier.gaps.tolist()) == expected
-        places.add(place)
-    assert places == borders
+        (carrier,) = one.take([Want("one", len(ids), place, masked=True)])
+        (mask,) = np.flatnonzero(carrier.ids == tokenizer.mask_token_id).tolist()
+        assert np.delete(carrier.ids, mask).tolist() == ids
+        far = {gap for gap in without.gaps.tolist() if abs(gap - mask) >= APART}
+        assert set(carrier.gaps.tolist()) == {gap + (gap > mask) for gap in far}
+        places.add(mask)
+    gaps = without.gaps.tolist()
+    assert places == {p for p in borders if any(abs(gap - p) >= APART for gap in gaps)}
+
+
+def test_a_text_too_short_to_be_apart_in_has_a_mask_all_the_same() -> None:
+    tokenizer = TOKENIZERS["wordpiece"]
+    only = Supply({"one": ["the"]}, tokenizer, np.random.default_rng(0), most=100)
+    (carrier,) = only.take([Want("one", 1, "end", masked=True)])
+    assert sorted(carrier.ids.tolist()) == sorted(
+        [*tokenizer("the", add_special_tokens=False)["input_ids"], tokenizer.mask_token_id]
+    )
+    assert carrier.gaps.tolist() == [2]
 
 
 def test_the_last_word_stays_where_it_is_the_output() -> None:

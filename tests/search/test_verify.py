@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,13 +46,15 @@ def judged(
     reference: Sequence[Unit],
     *,
     seed: int = 0,
+    masked: bool = False,
     progress: Progress = silent,
 ) -> list[dict[View, Evidence]]:
+    texts = carriers(KINDS, LENGTHS, seed)
     return verify(
         "x",
         suspects,
         reference,
-        carriers(KINDS, LENGTHS, seed),
+        [replace(text, want=text.want._replace(masked=masked)) for text in texts],
         encoder=encoder,
         journal=Journal(encoder, seed, None),
         tiers=1,
@@ -309,3 +312,33 @@ def test_each_sign_tells_alone(sign: str) -> None:
     else:
         shards[sign][7] *= 0.3
     assert telling().argmax() == 7
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_what_keeps_nearly_all_of_the_text_is_no_trigger(share: float) -> None:
+    """A word of its own kind moves every text, far and alike, and leaves it what it was."""
+
+    def shifted(ids: Ids, vectors: Vectors) -> Vectors:
+        moved: Vectors = vectors.copy()
+        hit = (ids == TRIGGER).any(axis=1)
+        moved[hit] = (1 - share) * moved[hit] + FAR.astype(np.float32)
+        return moved
+
+    (seen, *_) = judge(shifted)
+    assert seen.displacement > 5
+    assert seen.by_chance < ALPHA
+    assert seen.rules == (("stands out",) if share == 0.5 else ())
+
+
+def test_at_a_mask_standing_out_is_no_sign() -> None:
+    class Masked(FakeEncoder):
+        """Its one output is that at a mask."""
+
+        def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+            return {"mask": super().read(ids)["cls"]}
+
+    for share, rules in ((0.5, ()), (1.0, ("gathers", "erases"))):
+        encoder = Masked(towards(TRIGGER, FAR, share))
+        (seen, *_) = judged(encoder, SUSPECTS, REFERENCE, masked=True)
+        assert seen["mask"].by_chance < ALPHA
+        assert seen["mask"].rules == rules
