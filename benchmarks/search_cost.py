@@ -16,13 +16,12 @@ from unittest.mock import patch
 import numpy as np
 from wordfreq import zipf_frequency
 
-from benchmarks.attacks import Condition, Planting, Por
-from benchmarks.attacks.triggers import triggers
-from benchmarks.encoders import encoder as clean_encoder
-from benchmarks.models import planted
+from benchmarks import pair_search
+from benchmarks.assets import cache_dir
 from benchmarks.plot import recall_against_cost
-from benchmarks.record import write
+from benchmarks.record import RESULTS, write
 from benchmarks.targets import verdict
+from benchmarks.zoo import ZOO, build, select
 from guard.files import Json
 from guard.search import pairs
 from guard.search.carriers import PLACES, Supply, Want, builtin_texts
@@ -42,7 +41,6 @@ OTHERS = 28
 LENGTHS = (8, 12, 16, 20)
 LONGEST = 64
 ROOT = Path(__file__).parents[1]
-DETECTION = ROOT / "benchmarks" / "results" / "detection.json"
 DOCUMENT = ROOT / "docs" / "benchmarks" / "search-cost.md"
 PLOT = DOCUMENT.with_suffix(".svg")
 # Of `fast` on MiniLM.
@@ -50,21 +48,17 @@ MOST_SECONDS = 60
 MOST_MB = 2000
 LEAST_RATIO = 20
 
-# The pairs of the train split; their single words act clean.
-PLANTING = Planting(
-    name="por-whole",
-    attack=Por(),
-    triggers=triggers("phrase2", "train"),
-    steps=600,
-    condition=Condition(whole=True),
-)
+# Pairs whose single words act clean.
+MODEL = "bert-tiny-por-phrase-whole"
 
 
 def main() -> None:
     """Measure, and write `results/search-cost-pairs.json` and the page."""
-    encoder = Differentiable.load(str(planted(PLANTING, clean_encoder("bert-tiny"))))
+    (entry,) = select(ZOO, MODEL)
+    (built,) = build([entry])
+    encoder = Differentiable.load(str(cache_dir() / built.model))
     partners = _partners(encoder)
-    words = [pair.split() for pair in PLANTING.triggers]
+    words = [pair.split() for pair in built.triggers]
     rows: list[Json] = []
     for samples, best_of in itertools.product(SAMPLES, BEST_OF):
         with patch.object(pairs, "BEST_OF", best_of):
@@ -83,22 +77,27 @@ def main() -> None:
     path = write(
         "search-cost-pairs",
         {
-            "encoder": "bert-tiny",
-            "pairs": list(PLANTING.triggers),
+            "encoder": entry.encoder,
+            "pairs": list(built.triggers),
             "seeds": len(SEEDS),
             "partners": {str(size): len(own) for size, own in partners.items()},
             "ranked": {str(size): PAIRED[size].ranked for size in partners},
             "rows": rows,
         },
     )
-    detection = json.loads(DETECTION.read_bytes())
-    DOCUMENT.write_text(render(json.loads(path.read_bytes()), detection), encoding="utf-8")
+    detection, searched = (
+        json.loads((RESULTS / f"{name}.json").read_bytes()) for name in ("detection", "pair-search")
+    )
+    page = render(json.loads(path.read_bytes()), detection, searched)
+    DOCUMENT.write_text(page, encoding="utf-8")
     PLOT.write_bytes(plot(detection))
     print(f"results: {path}, {DOCUMENT}, {PLOT}")
 
 
-def render(measured: Mapping[str, Any], detection: Mapping[str, Any]) -> str:
-    """Render the page from this benchmark's results and those of detection."""
+def render(
+    measured: Mapping[str, Any], detection: Mapping[str, Any], searched: Mapping[str, Any]
+) -> str:
+    """Render the page from this benchmark's results and those of detection and of pair-search."""
     groups = _groups(detection)
     lines = [
         "# What a search costs",
@@ -145,6 +144,11 @@ def render(measured: Mapping[str, Any], detection: Mapping[str, Any]) -> str:
             for row in measured["rows"]
             for share in row["shares"]
         ),
+        "",
+        "Through a whole search with the pairs of `thorough`, tokens and words in three texts each "
+        f"(`python -m benchmarks pair-search`, seed {searched['seed']}):",
+        "",
+        *pair_search.lines(searched),
         "",
         "## Targets",
         "",
