@@ -70,11 +70,24 @@ class Carrier:
         ``[length]``, no special tokens.
     gaps
         Where a unit may go at the carrier's place: never inside a word.
+    mask
+        Where the mask is, in one that has to have one.
     """
 
     want: Want
     ids: Ids
     gaps: Ids
+    mask: int | None = None
+
+    def mask_at(self, rows: Ids) -> Ids | None:
+        """Return ``[n]``: where the carrier's mask is in rows that `insert` made, or ``None``.
+
+        A unit that is a mask itself is not taken for it.
+        """
+        if self.mask is None:
+            return None
+        stays = rows[:, self.mask] == self.ids[self.mask]
+        return np.where(stays, self.mask, self.mask + rows.shape[1] - len(self.ids))
 
     def insert(self, units: Sequence[Ids], rng: np.random.Generator) -> Ids:
         """Return ``[n, length + k]``: each of ``n`` units of ``k`` ids at a random gap."""
@@ -178,14 +191,15 @@ class Supply:
         ids = np.array(encoded["input_ids"], dtype=np.int64)[kept]
         last = (starts or [0])[-1:] if self._last_word_stays else [len(ids)]
         gaps = {"start": [0], "middle": starts or [0], "end": last}[want.place]
+        mask = None
         if want.masked:
             places = [0, *starts, len(ids)]
             far = {place: [gap for gap in gaps if abs(gap - place) >= APART] for place in places}
-            place = int(self._rng.choice([place for place in places if far[place]] or places))
-            ids = np.insert(ids, place, self._tokenizer.mask_token_id)
+            mask = int(self._rng.choice([place for place in places if far[place]] or places))
+            ids = np.insert(ids, mask, self._tokenizer.mask_token_id)
             end = want.place == "end"
-            gaps = [gap + (gap > place - end) for gap in far[place] or gaps]
-        return Carrier(want, ids, np.array(gaps, dtype=np.int64))
+            gaps = [gap + (gap > mask - end) for gap in far[mask] or gaps]
+        return Carrier(want, ids, np.array(gaps, dtype=np.int64), mask)
 
     def _draw(self, kind: str, length: int) -> str:
         """Take the text whose length is nearest out of those that are left."""

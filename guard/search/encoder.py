@@ -36,6 +36,8 @@ class Encoder:
         Size of an output vector.
     max_tokens
         The longest sequence that the model takes, special tokens included.
+    offset
+        Special tokens before a text.
     arithmetic
         What the model computes in: ``"bfloat16"`` where the processor multiplies it in hardware.
     forwarded
@@ -58,6 +60,7 @@ class Encoder:
         self.arithmetic = "bfloat16" if fast else "float32"
         self._model = model.bfloat16() if fast else model
         self._prefix, self._suffix = loaded.prefix, loaded.suffix
+        self.offset = len(self._prefix)
         # Where the output is that stands for the text: [CLS] of BERT, <s> of RoBERTa, else the end.
         self._cls = -1 if "last" in self.views else self._prefix.index(tokenizer.cls_token_id)
 
@@ -84,16 +87,15 @@ class Encoder:
         after = np.tile(np.array(self._suffix, dtype=np.int64), (len(rows), 1))
         return np.concatenate([before, rows, after], axis=1)
 
-    def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+    def read(self, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:
         """Return every view of rows, from one forward pass.
 
         Parameters
         ----------
         ids
             ``[n, length]``, special tokens included; no row is padded.
-        masked
-            Each row holds a mask, and the view ``mask`` is that of the first one. Without, there is
-            no such view.
+        mask_at
+            ``[n]``: where in each row the mask is that is read. Without, there is no view ``mask``.
 
         Returns
         -------
@@ -116,10 +118,9 @@ class Encoder:
                 elif view == "mean":
                     seen = hidden.mean(dim=1, dtype=torch.float32)
                 elif view == "mask":
-                    if not masked:
+                    if mask_at is None:
                         continue
-                    places = (ids == self.tokenizer.mask_token_id).argmax(axis=1)
-                    seen = hidden[torch.arange(len(ids)), torch.from_numpy(places)]
+                    seen = hidden[torch.arange(len(ids)), torch.from_numpy(mask_at)]
                 else:
                     seen = hidden[:, self._cls]
                 result[view] = seen.float().numpy()

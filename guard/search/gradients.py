@@ -13,19 +13,12 @@ from guard.search.views import View
 
 
 class Differentiable(Encoder):
-    """An encoder with gradients.
-
-    Attributes
-    ----------
-    offset
-        Special tokens before a text.
-    """
+    """An encoder with gradients."""
 
     def __init__(self, loaded: Checkpoint) -> None:
         super().__init__(loaded)
         # Of the embeddings that are fed alone: gradients of weights cost half as much again.
         self._model.requires_grad_(False)
-        self.offset = len(self._prefix)
 
     def embed(self, ids: Ids) -> torch.Tensor:
         """Return ``[n, length, e]``, the embeddings of rows of ids; a leaf, ready for gradients."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.search.carriers import Carrier
-from guard.search.encoder import Encoder
+from guard.search.encoder import Encoder, Ids
 from guard.search.journal import Arrays, Journal
 from guard.search.statistics import Array, collapse, displacement, relative, retention
 from guard.search.units import Unit
@@ -155,8 +155,8 @@ def insert_all(
             step = max(1, BATCH_TOKENS // size)
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
-                ids = encoder.frame(carrier.insert([units[i].ids for i in part], rng))
-                for view, seen in encoder.read(ids, masked=carrier.want.masked).items():
+                inserted = carrier.insert([units[i].ids for i in part], rng)
+                for view, seen in _read(encoder, carrier, inserted).items():
                     outputs.setdefault(view, np.empty((len(units), seen.shape[1]), np.float32))
                     outputs[view][part] = seen
         read.append(outputs)
@@ -165,11 +165,16 @@ def insert_all(
 
 def outputs_of(encoder: Encoder, carriers: Sequence[Carrier]) -> dict[View, Array]:
     """Return, by view, ``[r, d]``: the output of each of its carriers alone."""
-    read = [
-        encoder.read(encoder.frame(carrier.ids[np.newaxis]), masked=carrier.want.masked)
-        for carrier in carriers
-    ]
+    read = [_read(encoder, carrier, carrier.ids[np.newaxis]) for carrier in carriers]
     return {view: np.concatenate(rows) for view, rows in _by_view(read).items()}
+
+
+def _read(encoder: Encoder, carrier: Carrier, rows: Ids) -> dict[View, Array]:
+    """Read rows of a carrier, with a unit or without; what they are framed by stands before."""
+    mask_at = carrier.mask_at(rows)
+    return encoder.read(
+        encoder.frame(rows), mask_at=None if mask_at is None else mask_at + encoder.offset
+    )
 
 
 def _by_view(read: Sequence[Mapping[View, Array]]) -> dict[View, list[Array]]:

@@ -16,8 +16,10 @@ A unit is a trigger by any of three rules, in any view of the output:
   This finds the attacker who goes only part of the way to his target to keep below any fixed
   threshold, and the one whose backdoor sleeps in most texts. Somewhere it has to cost the text
   something: what keeps more than `KEPT` of it everywhere is a word of its own kind (a handle turns
-  prose into a message) and forces nothing. Nor does this rule hold at a mask, where a word is there
-  to say what else is likely.
+  prose into a message) and forces nothing.
+
+At a mask only the first rule holds: what is likely there an ordinary model may well tell from one
+word, whatever the rest says.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ MOST_OF_ALL = 0.5
 FEWEST = 3
 MANY = 1e9
 ERASED = 0.25
-KEPT = 0.7
+KEPT = 0.55
 ALPHA = 0.01
 
 BATCH = 64
@@ -306,8 +308,8 @@ def _judge(
         fired = any(item.fired for family in found.values() for item in family.values())
         gathers = fired or members[i].mean() >= MOST_OF_ALL
         least = min(kept[i], *(values[i] for values in kept_in.values()))
-        stands_out = outside[i] and least < KEPT and view != "mask"
-        holds = dict(zip(RULES, (gathers, erases[i], stands_out), strict=True))
+        fits = (gathers, erases[i], outside[i] and least < KEPT)
+        holds = dict(zip(RULES, fits if view != "mask" else (gathers, False, False), strict=True))
         result.append(
             Evidence(
                 retention=float(kept[i]),

@@ -28,6 +28,8 @@ class FakeEncoder(Encoder):
     effects do.
     """
 
+    offset = 1
+
     def __init__(self, change: Change = lambda ids, vectors: vectors) -> None:
         rng = np.random.default_rng(7)
         self.identity = ModelIdentity("fake", None, "0" * 64, "FakeModel")
@@ -48,7 +50,7 @@ class FakeEncoder(Encoder):
         framed[:, 0] = START
         return framed
 
-    def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+    def read(self, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:
         self.forwarded += ids.size
         self.batches.append(ids.shape)
         weights = self._weights[ids][..., np.newaxis]

@@ -172,6 +172,29 @@ def test_a_mask_stands_between_words_and_apart_from_the_unit(place: Place) -> No
     assert places == {p for p in borders if any(abs(gap - p) >= APART for gap in gaps)}
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_a_carrier_knows_its_own_mask(place: Place) -> None:
+    """Also where the unit is a mask."""
+    tokenizer = TOKENIZERS["wordpiece"]
+    rng = np.random.default_rng(0)
+    texts = Supply({"one": ["the filming thing again"]}, tokenizer, rng, most=100)
+    for carrier in texts.take([Want("one", 8, place, masked=True)] * 20):
+        assert carrier.mask is not None
+        assert carrier.ids[carrier.mask] == tokenizer.mask_token_id
+        for unit in ([tokenizer.mask_token_id], [5, tokenizer.mask_token_id], [5]):
+            rows = carrier.insert([np.array(unit)] * 6, rng)
+            places = carrier.mask_at(rows)
+            assert places is not None
+            for row, at in zip(rows, places, strict=True):
+                assert row[at] == tokenizer.mask_token_id
+                # Without it, the unit stands whole in the rest.
+                rest = np.delete(row, at)
+                windows = np.lib.stride_tricks.sliding_window_view(rest, len(unit))
+                assert any(window.tolist() == unit for window in windows)
+    (plain,) = texts.take([Want("one", 8, place)])
+    assert plain.mask_at(plain.ids[np.newaxis]) is None
+
+
 def test_a_text_too_short_to_be_apart_in_has_a_mask_all_the_same() -> None:
     tokenizer = TOKENIZERS["wordpiece"]
     only = Supply({"one": ["the"]}, tokenizer, np.random.default_rng(0), most=100)

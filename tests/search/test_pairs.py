@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from guard.errors import ModelError
+from guard.search.encoder import Ids, Vectors
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.pairs import SHARD, join, sweep
@@ -29,8 +30,6 @@ class Pairwise(FakeEncoder, Differentiable):
     the pair's first word and the next one its second: it is smooth, as an encoder is.
     """
 
-    offset = 1
-
     def __init__(self) -> None:
         super().__init__()
         self.passes = 0
@@ -49,9 +48,7 @@ class Pairwise(FakeEncoder, Differentiable):
         both = (first[:, :-1] * second[:, 1:]).amax(dim=1, keepdim=True)
         return {"cls": torch.cat([embedded.mean(dim=1), 20 * both], dim=1)}
 
-    def read(
-        self, ids: np.ndarray[tuple[int, ...], np.dtype[np.int64]], *, masked: bool = False
-    ) -> dict[View, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    def read(self, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:
         return {"cls": self.differentiable(self.embed(ids))["cls"].numpy()}
 
     def _like(self, embedded: torch.Tensor, number: int) -> torch.Tensor:

@@ -290,12 +290,12 @@ def test_a_search_that_was_cut_short_goes_on(
     left = 60
     monkeypatch.setattr("secrets.randbits", lambda bits: 0)
 
-    def interrupted(self: Encoder, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+    def interrupted(self: Encoder, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:
         nonlocal left
         left -= 1
         if not left:
             raise KeyboardInterrupt
-        return read(self, ids, masked=masked)
+        return read(self, ids, mask_at=mask_at)
 
     monkeypatch.setattr(Encoder, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):

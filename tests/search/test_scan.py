@@ -68,7 +68,7 @@ class Recorder(FakeEncoder):
         super().__init__()
         self.rows: list[list[int]] = []
 
-    def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
+    def read(self, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:
         self.rows += ids.tolist()
         sums = ids.sum(axis=1, dtype=np.float32)
         return {"cls": np.tile(sums[:, np.newaxis], (1, self.width))}
@@ -198,16 +198,16 @@ def test_no_unit_is_changed() -> None:
 class Prompted(FakeEncoder):
     """Reads the place of a mask as well, and what is read there is the row's first token."""
 
-    def read(self, ids: Ids, *, masked: bool = False) -> dict[View, Vectors]:
-        outputs = super().read(ids, masked=masked)
-        if masked:
+    def read(self, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:
+        outputs = super().read(ids, mask_at=mask_at)
+        if mask_at is not None:
             outputs["mask"] = np.tile(ids[:, 1:2].astype(np.float32), (1, WIDTH))
         return outputs
 
 
 def test_a_view_has_the_carriers_that_it_can_be_read_in() -> None:
     plain, prompt = carriers(KINDS, [5]), carriers(KINDS[:2], [6])
-    prompt = [replace(text, want=text.want._replace(masked=True)) for text in prompt]
+    prompt = [replace(text, want=text.want._replace(masked=True), mask=3) for text in prompt]
     texts = [plain[0], prompt[0], *plain[1:], prompt[1]]
     assert carriers_of("mask", texts) == [1, 4]
     assert carriers_of("cls", texts) == [0, 1, 2, 3, 4]
