@@ -47,12 +47,12 @@ def measure(name: str) -> Json:
     if path.is_file() and (known := json.loads(path.read_bytes()))["source"] == source:
         seen: Json = known["seen"]
         return seen
-    seen = _search(entry, cache_dir() / built.model)
+    seen = {**_search(entry, cache_dir() / built.model), "source": source}
     keep(path, {"source": source, "seen": seen})
     return seen
 
 
-def _search(entry: Entry, folder: Path) -> Json:
+def _search(entry: Entry, folder: Path) -> dict[str, Json]:
     encoder = Differentiable.load(str(folder))
     started = time.perf_counter()
     with Progress() as progress:
@@ -89,6 +89,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         told.append(
             f"- {model['model']}: {hits or 'nothing planted'}; {spurious} spurious; "
             f"{len(model['banked'])} units banked; {model['million_token_forwards']} million "
-            f"token-forwards, {model['seconds']:,} s on one thread beside other work"
+            f"token-forwards, {model['seconds']:,} s on one thread beside other work (code "
+            f"`{model['source']}`)"
         )
     return told

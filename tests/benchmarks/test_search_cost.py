@@ -43,11 +43,13 @@ def test_costs_and_targets_are_of_the_cases() -> None:
                     "spurious": ["z"],
                     "million_token_forwards": 61.2,
                     "seconds": 1234,
+                    "source": "abc",
                 }
             ],
         },
     )
     assert "- m: `a b` found, `c d` missed; `z` spurious; 2 units banked; 61.2 million" in page
+    assert "1,234 s on one thread beside other work (code `abc`)" in page
     assert "| minilm-l6 | fast | 1 | none planted | 2.5 | 61 | 900 |" in page
     assert (
         "under 60 s on 2 cores: 61 s at best, on one thread beside other work, **missed**" in page
