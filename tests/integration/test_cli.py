@@ -317,7 +317,12 @@ def found(verdict: Any, *triggers: Trigger) -> TriggerBank:
     )
 
 
-EVIDENCE = {"retention": 0.1, "displacement": 3.0, "kinds": {"news": {"fired": True}}}
+EVIDENCE = {
+    "retention": 0.1,
+    "displacement": 3.0,
+    "kinds": {"news": {"fired": True}},
+    "target": 1,
+}
 CF = Trigger("", "cf", (50,), "token", "cls", EVIDENCE)  # type: ignore[arg-type]
 
 
