@@ -14,7 +14,7 @@ from tests.tiny import TRIGGER, write_searchable
 pytestmark = pytest.mark.search
 
 
-def test_a_search_is_watched_and_is_the_same(tmp_path: Path) -> None:
+def test_a_search_is_watched(tmp_path: Path) -> None:
     encoder = Differentiable.load(str(write_searchable(tmp_path, triggers=(TRIGGER,))))
     ids = {unit.text: tuple(unit.ids.tolist()) for unit in vocabulary(encoder.tokenizer).units}
     number, other = ids[TRIGGER], ids["the"]
