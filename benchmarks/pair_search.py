@@ -92,4 +92,5 @@ def lines(result: Mapping[str, Any]) -> list[str]:
             f"token-forwards, {model['seconds']:,} s on one thread beside other work (code "
             f"`{model['source']}`)"
         )
-    return told
+    measured = {model["model"] for model in result["models"]}
+    return told + [f"- {name}: not measured" for name in MODELS if name not in measured]

@@ -35,7 +35,6 @@ normalizer, that it is ASCII, which those forms leave as it is. Key: its UTF-8.
 - The bytes of the tokens, one after the other, are the bytes of the text, but for one blank that
   may be put before each part, and for unknown ones; patterns go without that blank. Added tokens
   are matched literally. The unknown token has no pattern where there are bytes that it stands for.
-
 """
 
 from __future__ import annotations

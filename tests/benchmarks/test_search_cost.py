@@ -49,6 +49,7 @@ def test_costs_and_targets_are_of_the_cases() -> None:
         },
     )
     assert "- m: `a b` found, `c d` missed; `z` spurious; 2 units banked; 61.2 million" in page
+    assert "- bert-tiny-clean: not measured" in page
     assert "1,234 s on one thread beside other work (code `abc`)" in page
     assert "| minilm-l6 | fast | 1 | none planted | 2.5 | 61 | 900 |" in page
     assert (
