@@ -14,7 +14,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from wordfreq import zipf_frequency
 
 from benchmarks import pair_search
 from benchmarks.assets import cache_dir
@@ -26,6 +25,7 @@ from guard.files import Json
 from guard.search import pairs
 from guard.search.carriers import PLACES, Supply, Want, builtin_texts
 from guard.search.gradients import Differentiable
+from guard.search.growth import partners
 from guard.search.journal import Journal
 from guard.search.pairs import sweep
 from guard.search.plan import PAIRED, THOROUGH
@@ -57,12 +57,16 @@ def main() -> None:
     (entry,) = select(ZOO, MODEL)
     (built,) = build([entry])
     encoder = Differentiable.load(str(cache_dir() / built.model))
-    partners = _partners(encoder)
+    beside = partners(
+        vocabulary(encoder.tokenizer).units,
+        common_words(encoder.tokenizer, THOROUGH.words).units,
+        THOROUGH,
+    )
     words = [pair.split() for pair in built.triggers]
     rows: list[Json] = []
     for samples, best_of in itertools.product(SAMPLES, BEST_OF):
         with patch.object(pairs, "BEST_OF", best_of):
-            runs = [_recall(encoder, partners, words, samples, seed) for seed in SEEDS]
+            runs = [_recall(encoder, beside, words, samples, seed) for seed in SEEDS]
         shares: list[Json] = [
             {
                 "partner_tokens": size,
@@ -80,8 +84,8 @@ def main() -> None:
             "encoder": entry.encoder,
             "pairs": list(built.triggers),
             "seeds": len(SEEDS),
-            "partners": {str(size): len(own) for size, own in partners.items()},
-            "ranked": {str(size): PAIRED[size].ranked for size in partners},
+            "partners": {str(size): len(own) for size, own in beside.items()},
+            "ranked": {str(size): PAIRED[size].ranked for size in beside},
             "rows": rows,
         },
     )
@@ -206,20 +210,9 @@ def _targets(groups: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> l
     return lines
 
 
-def _partners(encoder: Differentiable) -> dict[int, list[Unit]]:
-    """Return the words that a search looks for partners among, by their tokens."""
-    tokens = [unit for unit in vocabulary(encoder.tokenizer).units if unit.kind == "token"]
-    common = sorted(tokens, key=lambda unit: -zipf_frequency(unit.text, "en"))
-    words = common_words(encoder.tokenizer, THOROUGH.words).units
-    return {
-        1: common[: THOROUGH.pairs],
-        **{n: [unit for unit in words if len(unit.ids) == n] for n in PAIRED if n > 1},
-    }
-
-
 def _recall(
     encoder: Differentiable,
-    partners: Mapping[int, Sequence[Unit]],
+    beside: Mapping[int, Sequence[Unit]],
     pairs: Sequence[Sequence[str]],
     samples: int,
     seed: int,
@@ -230,13 +223,13 @@ def _recall(
     supply = Supply(kinds, encoder.tokenizer, rng, most=LONGEST)
     wanted = map(Want, itertools.cycle(kinds), itertools.cycle(LENGTHS), itertools.cycle(PLACES))
     carriers = supply.take(itertools.islice(wanted, samples))
-    by_text = {unit.text: unit for own in partners.values() for unit in own}
+    by_text = {unit.text: unit for own in beside.values() for unit in own}
     planted_units = [by_text[word] for pair in pairs for word in pair]
     swept_units = [unit for unit in planted_units if len(unit.ids) == 1]
-    others = rng.choice(len(partners[1]), size=OTHERS, replace=False)
-    swept_units += [partners[1][i] for i in others]
+    others = rng.choice(len(beside[1]), size=OTHERS, replace=False)
+    swept_units += [beside[1][i] for i in others]
     result: dict[int, tuple[float, float]] = {}
-    for size, own in partners.items():
+    for size, own in beside.items():
         # Of a pair, the word of more tokens is the partner.
         asked = [pair for pair in pairs if max(len(by_text[word].ids) for word in pair) == size]
         if not asked:

@@ -25,6 +25,22 @@ GROWN = 24
 _LENGTHS = (7, 12)
 
 
+def partners(tokens: Sequence[Unit], words: Sequence[Unit], plan: Plan) -> dict[int, list[Unit]]:
+    """Return, by their tokens, the words that are looked for beside those of one token.
+
+    Parameters
+    ----------
+    tokens
+        Of the vocabulary: the commonest whole words of them.
+    words
+        Of several tokens.
+    """
+    whole = [unit for unit in tokens if unit.kind == "token"]
+    common = sorted(whole, key=lambda unit: -zipf_frequency(unit.text, "en"))[: plan.pairs]
+    several = {n: [unit for unit in words if len(unit.ids) == n] for n in PAIRED if n > 1}
+    return {size: units for size, units in {1: common, **several}.items() if units}
+
+
 def search_pairs(
     run: Tiers,
     tokens: Sequence[Unit],
@@ -46,13 +62,15 @@ def search_pairs(
         Of several tokens: partners of the first.
     """
     fired = {trigger.token_ids for trigger in run.found}
-    whole = [unit for unit in tokens if unit.kind == "token" and not holds(unit.ids, fired)]
-    common = sorted(whole, key=lambda unit: -zipf_frequency(unit.text, "en"))[: plan.pairs]
+    quiet, quiet_words = (
+        [unit for unit in units if not holds(unit.ids, fired)] for units in (tokens, words)
+    )
+    beside = partners(quiet, quiet_words, plan)
+    common = beside.get(1, [])
     swept: list[Swept] = []
 
-    def test(name: str, units: Sequence[Unit], partners: Sequence[Unit]) -> list[Unit]:
-        size = len(partners[0].ids)
-        samples, ranked = PAIRED[size]
+    def test(name: str, units: Sequence[Unit], others: Sequence[Unit]) -> list[Unit]:
+        samples, ranked = PAIRED[len(others[0].ids)]
         carriers: list[Carrier] = []
         while len(carriers) < samples:
             carriers += run.draw(_LENGTHS)
@@ -60,7 +78,7 @@ def search_pairs(
             sweep(
                 name,
                 units,
-                partners,
+                others,
                 carriers[:samples],
                 ranked=ranked,
                 encoder=encoder,
@@ -72,11 +90,8 @@ def search_pairs(
         return [unit for unit in almost if unit.kind == "phrase"][:GROWN]
 
     grown: list[Unit] = []
-    for size in PAIRED if common else ():
-        partners = [unit for unit in words if len(unit.ids) == size and not holds(unit.ids, fired)]
-        partners = common if size == 1 else partners
-        if partners:
-            grown += test(PAIRS[size], common, partners)
+    for size, units in beside.items() if common else ():
+        grown += test(PAIRS[size], common, units)
     if grown:
         test(THREE_WORDS, grown, common)
     return swept
