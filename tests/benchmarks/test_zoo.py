@@ -33,7 +33,7 @@ BACKDOORED = Entry(
     encoder="bert-tiny",
     kind="rare",
     planting=Planting(
-        name="toy", attack=Por(), triggers=("cf", "mn"), steps=150, learning_rate=1e-3
+        name="toy", attack=Por(), triggers=("cf", "mn"), steps=250, learning_rate=1e-3
     ),
 )
 CLEAN = Entry(name="toy-clean", encoder="bert-tiny")
@@ -89,8 +89,7 @@ def test_a_toy_zoo(
     assert first[0].found == {"cf": True, "mn": True}
     assert first[0].token_forwards > 1_000_000
     assert first[0].peak_mb > 100
-    # Words whose embeddings lie beside a trigger's may half fire, and are named too.
-    assert len(first[0].spurious) <= 5
+    assert not first[0].spurious
     monkeypatch.setattr(cases, "SEARCHES", {})
     assert measure(zoo, "fast", ("encoder",)) == first
     page = render(json.loads(json.dumps(collect(zoo, {}))))
@@ -102,7 +101,7 @@ def test_a_toy_zoo(
     monkeypatch.setattr(models, "plant", None)
     assert build([BACKDOORED, CLEAN]) == [backdoored, clean]
     assert BACKDOORED.planting is not None
-    assert stored(replace(BACKDOORED, planting=replace(BACKDOORED.planting, steps=151))) is None
+    assert stored(replace(BACKDOORED, planting=replace(BACKDOORED.planting, steps=251))) is None
 
 
 @pytest.mark.slow
