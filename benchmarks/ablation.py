@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,7 +17,7 @@ from unittest.mock import patch
 from benchmarks.assets import AssetError, cache_dir
 from benchmarks.attacks.samples import unit_ids
 from benchmarks.detection.searches import SEED
-from benchmarks.record import keep, write
+from benchmarks.record import remembered, write
 from benchmarks.sources import fingerprint
 from benchmarks.zoo import ZOO, Entry
 from benchmarks.zoo.build import stored
@@ -102,7 +103,10 @@ def main() -> None:
         found = stored(entry)
         if found is None or not found.works or entry.kind not in TOKENS:
             continue
-        models.append(_watch(entry, cache_dir() / found.model))
+        folder = cache_dir() / found.model
+        path = cache_dir() / "ablation" / f"{entry.name}.json"
+        source = fingerprint(folder.name, ("guard/search", "benchmarks/ablation.py"))
+        models.append(remembered(path, source, partial(_watch, entry, folder)))
         print(entry.name, flush=True)
     if not models:
         raise AssetError("no encoder of the zoo is built; python -m benchmarks zoo build")
@@ -112,12 +116,6 @@ def main() -> None:
 
 
 def _watch(entry: Entry, folder: Path) -> Json:
-    """Return what was seen, or what was seen before with today's code."""
-    path = cache_dir() / "ablation" / f"{entry.name}.json"
-    source = fingerprint(folder.name, ("guard/search", "benchmarks/ablation.py"))
-    if path.is_file() and (known := json.loads(path.read_bytes()))["source"] == source:
-        seen: Json = known["seen"]
-        return seen
     assert entry.planting is not None
     encoder = Differentiable.load(str(folder))
     triggers = {
@@ -125,7 +123,7 @@ def _watch(entry: Entry, folder: Path) -> Json:
     }
     watched = Watched(triggers)
     watched.search(encoder, seed=SEED)
-    seen = {
+    return {
         "model": entry.name,
         "attack": entry.planting.name,
         "triggers": {
@@ -137,8 +135,6 @@ def _watch(entry: Entry, folder: Path) -> Json:
             for ids, text in triggers.items()
         },
     }
-    keep(path, {"source": source, "seen": seen})
-    return seen
 
 
 def render(result: Mapping[str, Any]) -> str:

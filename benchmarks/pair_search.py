@@ -7,7 +7,6 @@ single word of theirs fires, and on the clean encoder.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from benchmarks.assets import cache_dir
 from benchmarks.detection.judge import Judgement, judge
 from benchmarks.detection.searches import SEED
-from benchmarks.record import keep, write
+from benchmarks.record import remembered, write
 from benchmarks.sources import fingerprint
 from benchmarks.zoo import ZOO, Entry, build, select
 from benchmarks.zoo.build import held_out_texts
@@ -44,12 +43,8 @@ def measure(name: str) -> Json:
     (built,) = build([entry])
     path = cache_dir() / "pair-search" / f"{name}.json"
     source = fingerprint(built.model, ("guard/search", "benchmarks/pair_search.py"))
-    if path.is_file() and (known := json.loads(path.read_bytes()))["source"] == source:
-        seen: Json = known["seen"]
-        return seen
-    seen = {**_search(entry, cache_dir() / built.model), "source": source}
-    keep(path, {"source": source, "seen": seen})
-    return seen
+    folder = cache_dir() / built.model
+    return remembered(path, source, lambda: {**_search(entry, folder), "source": source})
 
 
 def _search(entry: Entry, folder: Path) -> dict[str, Json]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,6 +48,16 @@ def keep(path: Path, value: Json) -> None:
     fresh = path.with_suffix(".new")
     fresh.write_bytes(dump_json(value))
     fresh.replace(path)
+
+
+def remembered(path: Path, source: str, measure: Callable[[], Json]) -> Json:
+    """Return what was measured with the same source before, or measure it and keep it."""
+    if path.is_file() and (known := json.loads(path.read_bytes()))["source"] == source:
+        seen: Json = known["seen"]
+        return seen
+    fresh = measure()
+    keep(path, {"source": source, "seen": fresh})
+    return fresh
 
 
 def _processor() -> str:

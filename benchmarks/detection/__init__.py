@@ -49,9 +49,10 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
     known = {
         (case["search"], case["model"], case["part"]): case for case in earlier.get("cases", ())
     }
+    built = {entry.name: stored(entry) for entry in zoo}
     models: list[Json] = []
     for entry in zoo:
-        if (found := stored(entry)) is not None:
+        if (found := built[entry.name]) is not None:
             models.append(
                 {
                     **asdict(found),
@@ -70,10 +71,11 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
                     cases.append({**asdict(case), "earlier": False})
                 elif (old := known.get((search, entry.name, part))) is not None:
                     cases.append({**old, "earlier": True})
-    names = {entry.name for entry in zoo if stored(entry) is not None} | before.keys()
     return {
         "zoo": models,
-        "not_built": [entry.name for entry in zoo if entry.name not in names],
+        "not_built": [
+            name for name, found in built.items() if found is None and name not in before
+        ],
         "cases": cases,
     }
 
