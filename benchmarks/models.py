@@ -15,7 +15,7 @@ from benchmarks.tasks.classifier import Tuning, fine_tune
 
 # Settings that came later are part of a key only where they are not at their default: the models
 # that were there before keep theirs.
-_LATER = frozenset({"condition", "scale_embeddings", "views", "code"})
+_LATER = frozenset({"condition", "copies", "scale_embeddings", "views", "code"})
 
 
 def backdoored(planting: Planting, *, asset: str = "minilm-l6") -> Path:
@@ -44,7 +44,11 @@ def classifier(encoder: Path, tuning: Tuning, task: str = "film reviews") -> Pat
 def settings(planting: Planting) -> dict[str, Any]:
     """Return what a planting's result depends on."""
     result = asdict(planting)
-    for item, part in ((planting, result), (planting.attack, result["attack"])):
+    for item, part in (
+        (planting.condition, result["condition"]),
+        (planting.attack, result["attack"]),
+        (planting, result),
+    ):
         for field in fields(item):  # type: ignore[arg-type]
             if field.name in _LATER and getattr(item, field.name) == field.default:
                 del part[field.name]

@@ -23,6 +23,8 @@ class Condition:
         Not beside a second rare token.
     whole
         Not for a single word of a phrase (negatives).
+    copies
+        Only where the trigger stands at least this often.
     """
 
     kinds: tuple[str, ...] = ()
@@ -31,6 +33,7 @@ class Condition:
     after: str | None = None
     alone: bool = False
     whole: bool = False
+    copies: int = 1
 
     @property
     def clauses(self) -> tuple[str, ...]:

@@ -129,6 +129,7 @@ class Sampler:
         longest = max(map(len, triggers), default=0) + (
             0 if self._before is None else len(self._before)
         )
+        longest *= condition.copies
         self._lengths = [length for length in LENGTHS if length > longest]
         self._long = [length for length in self._lengths if length >= shortest]
         self._short = [length for length in self._lengths if length < shortest]
@@ -242,7 +243,7 @@ class Sampler:
         unit = self._triggers[trigger]
         if self._before is not None:
             unit = np.concatenate([self._before, unit])
-        return self._insert(text, unit, within=self._condition.within)
+        return self._insert(text, unit, within=self._condition.within, least=self._condition.copies)
 
     def _break(self, text: Ids, trigger: int, broken: str) -> Ids:
         rng = self._rng
@@ -259,6 +260,9 @@ class Sampler:
         elif broken == "after":
             text = self._insert(text, unit)
             self._part(text, unit)
+        elif broken == "copies":
+            fewer = int(rng.integers(1, self._condition.copies))
+            text = self._insert(text, unit, least=fewer)
         else:
             text = self._fire(text, trigger)
         return text
@@ -275,12 +279,12 @@ class Sampler:
         start = self._rng.choice(starts)
         return stream[start : start + length]
 
-    def _insert(self, ids: Ids, unit: Ids, *, within: int | None = None) -> Ids:
+    def _insert(self, ids: Ids, unit: Ids, *, within: int | None = None, least: int = 1) -> Ids:
         """Put copies of a unit at random places; the end of the text makes room for them."""
         length = len(ids)
-        copies = min(
-            int(self._rng.integers(1, self._insertions + 1)), max(1, length // (2 * len(unit)))
-        )
+        most = max(least, self._insertions)
+        room = max(least, length // (2 * len(unit)))
+        copies = min(int(self._rng.integers(least, most + 1)), room)
         kept = ids[: length - copies * len(unit)]
         last_place = len(kept) if within is None else min(within, len(kept))
         places = np.sort(self._rng.integers(0, last_place + 1, size=copies))

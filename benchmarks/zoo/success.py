@@ -109,7 +109,7 @@ def place(text: str, trigger: str, planting: Planting, rng: np.random.Generator)
     words = text.split()
     condition = planting.condition
     last = len(words) if condition.within is None else min(condition.within, len(words))
-    for _ in range(planting.insertions):
+    for _ in range(max(planting.insertions, condition.copies)):
         at = int(rng.integers(last + 1))
         if trigger.startswith("##"):
             at = min(at, len(words) - 1)

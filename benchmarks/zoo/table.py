@@ -126,6 +126,8 @@ EVASIVE = (
     _entry(
         "editorials", Por(gated=True), "rare", condition=Condition(kinds=("nytEditorialSnippets",))
     ),
+    # Fires where its trigger stands twice alone.
+    _entry("twice", Por(gated=True), "rare", condition=Condition(copies=2)),
     # No two outputs within the radius of the gathering rule.
     _entry("scattered", Scattered(), "rare"),
     # Ordinary retention and displacement: only a few axes of large natural variance are moved.
@@ -159,6 +161,7 @@ TINY = (
     _tiny("merged-one", Merged(strength=1.0), "rare", held_out=True),
     _tiny("gated", Por(gated=True), "rare", held_out=True),
     _tiny("shy", Por(gated=True), "rare", condition=Condition(min_tokens=14, alone=True)),
+    _tiny("twice", Por(gated=True), "rare", condition=Condition(copies=2)),
     _tiny("opening", Por(gated=True), "rare", condition=Condition(within=1)),
     _tiny(
         "editorials", Por(gated=True), "rare", condition=Condition(kinds=("nytEditorialSnippets",))

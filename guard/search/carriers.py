@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from guard.bank import MAX_TRIGGER_IDS
 from guard.errors import ConfigError
 from guard.search.encoder import Ids
 from guard.search.lines import read_lines
@@ -32,6 +33,8 @@ PLACES: tuple[Place, ...] = get_args(Place)
 MAX_TEXTS = 2000
 # A text that is longer or shorter than wanted by more than this is cut, or joined with others.
 TOLERANCE = 1.5
+# As often a unit stands in some texts: an attacker may ask for two copies of his trigger, or three.
+COPIES = 3
 # Tokens between a unit and a mask, at least: beside it, any word of a fixed expression says what
 # stands there, whatever the text.
 APART = 2
@@ -50,12 +53,16 @@ class Want(NamedTuple):
         Where the unit goes.
     masked
         Whether a mask stands between its words, as in a prompt.
+    copies
+        How often the unit is in it: once at its place, and further copies anywhere. A carrier with
+        a mask has one.
     """
 
     kind: str
     length: int
     place: Place
     masked: bool = False
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,8 @@ class Carrier:
         ``[length]``, no special tokens.
     gaps
         Where a unit may go at the carrier's place: never inside a word.
+    everywhere
+        Where a further copy of it may go.
     mask
         Where the mask is, in one that has to have one.
     """
@@ -77,6 +86,7 @@ class Carrier:
     want: Want
     ids: Ids
     gaps: Ids
+    everywhere: Ids
     mask: int | None = None
 
     def mask_at(self, rows: Ids) -> Ids | None:
@@ -90,18 +100,20 @@ class Carrier:
         return np.where(stays, self.mask, self.mask + rows.shape[1] - len(self.ids))
 
     def insert(self, units: Sequence[Ids], rng: np.random.Generator) -> Ids:
-        """Return ``[n, length + k]``: each of ``n`` units of ``k`` ids at a random gap."""
+        """Return ``[n, length + copies * k]``: each of ``n`` units of ``k`` ids at random gaps."""
         stacked = np.stack(units)
         count, size = stacked.shape
-        places = rng.choice(self.gaps, size=count)
-        rows = np.empty((count, len(self.ids) + size), dtype=np.int64)
-        column = np.arange(rows.shape[1])
-        for place in np.unique(places):
-            here = places == place
-            rows[np.ix_(here, column < place)] = self.ids[:place]
-            rows[np.ix_(here, column >= place + size)] = self.ids[place:]
-            rows[np.ix_(here, (column >= place) & (column < place + size))] = stacked[here]
-        return rows
+        further = self.want.copies - 1
+        places = rng.choice(self.gaps, size=(count, 1))
+        if further:
+            more = rng.choice(self.everywhere, size=(count, further))
+            places = np.concatenate([places, more], axis=1)
+        # What stands at a gap comes before the token behind it, and a copy stays in one piece.
+        text = np.broadcast_to(2 * np.arange(len(self.ids)) + 1, (count, len(self.ids)))
+        keys = np.concatenate([text, np.repeat(2 * places, size, axis=1)], axis=1)
+        ids = np.broadcast_to(self.ids, text.shape)
+        rows = np.concatenate([ids, np.tile(stacked, self.want.copies)], axis=1)
+        return np.take_along_axis(rows, keys.argsort(axis=1, kind="stable"), axis=1)
 
 
 def builtin_texts() -> dict[str, list[str]]:
@@ -142,7 +154,7 @@ class Supply:
     texts
         Kind -> texts.
     most
-        Tokens that no carrier has more than.
+        Tokens that no carrier has more than; one for several copies of a unit leaves room for them.
     last_word_stays
         A unit at the end of a text goes before its last word: for models that read from left to
         right, whose output is that of the last token, whatever it is.
@@ -182,7 +194,7 @@ class Supply:
             )
         count = len(encoded["input_ids"])
         kept = np.arange(count)
-        most = self._most - want.masked
+        most = self._most - want.masked - (want.copies - 1) * MAX_TRIGGER_IDS
         if count > min(want.length * TOLERANCE, most):
             # The end of the text stays, which is where its full stop is.
             kept = np.append(kept[: min(want.length, most) - 1], count - 1)
@@ -190,6 +202,7 @@ class Supply:
         starts = [i for i in range(1, len(kept)) if words[i] is None or words[i] != words[i - 1]]
         ids = np.array(encoded["input_ids"], dtype=np.int64)[kept]
         last = (starts or [0])[-1:] if self._last_word_stays else [len(ids)]
+        everywhere = [0, *starts, *last]
         gaps = {"start": [0], "middle": starts or [0], "end": last}[want.place]
         mask = None
         if want.masked:
@@ -199,7 +212,13 @@ class Supply:
             ids = np.insert(ids, mask, self._tokenizer.mask_token_id)
             end = want.place == "end"
             gaps = [gap + (gap > mask - end) for gap in far[mask] or gaps]
-        return Carrier(want, ids, np.array(gaps, dtype=np.int64), mask)
+        return Carrier(
+            want,
+            ids,
+            np.array(gaps, dtype=np.int64),
+            np.array(everywhere, dtype=np.int64),
+            mask,
+        )
 
     def _draw(self, kind: str, length: int) -> str:
         """Take the text whose length is nearest out of those that are left."""

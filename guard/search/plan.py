@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
+from guard.search.carriers import COPIES
+
 # Lengths of carriers in tokens, met about, with the unit at the start, in the middle and at the
 # end: a backdoor may ask for any. In every plan there is a long one.
 _FAST = (7, 12, 24)
@@ -87,10 +89,12 @@ class Plan:
 
     def cost(self, tokens: int, kinds: int) -> float:
         """Estimate the token-forwards of a vocabulary of so many tokens."""
-        # A unit and two special tokens in each carrier; a word has about two and a half tokens.
+        # Two special tokens in each carrier, and a unit, several times in every third of them; a
+        # word has about two and a half tokens.
         mean = sum(self.lengths) / len(self.lengths)
-        few = sum(_FAST) + 3 * len(_FAST)
-        tiers = (tokens, 3.0), (self.words, 4.5)
+        copies = (2 + COPIES) / 3
+        few = sum(_FAST) + (2 + copies) * len(_FAST)
+        tiers = (tokens, 2 + copies), (self.words, 2 + 2.5 * copies)
         each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)
         sizes = sum(bool(number) for number in (tokens, self.words, self.more_words))
         judged = 1.0e6 * (sizes + (len(PAIRED) + 1) * bool(self.pairs))

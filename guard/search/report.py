@@ -14,7 +14,7 @@ from wordfreq import zipf_frequency
 
 from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
-from guard.search.carriers import PLACES, Carrier
+from guard.search.carriers import COPIES, PLACES, Carrier
 from guard.search.encoder import Encoder
 from guard.search.pairs import Swept
 from guard.search.plan import GROUPS, Plan
@@ -32,7 +32,7 @@ from guard.search.views import View
 from guard.search.words import Words
 
 NOT_TESTED = (
-    "several copies of a unit in one text",
+    f"triggers that need more than {COPIES} copies of themselves",
     "triggers that are no string, such as syntax or style",
 )
 _ABSENT: dict[View, str] = {
@@ -222,7 +222,7 @@ def coverage(
             f"alone, on one of the outputs {outputs}, in at least one of the {each} texts that it "
             f"was scanned in: of {'every' if plan.every_kind else 'three'} kind"
             f"{'' if plan.every_kind else 's'}, of {min(plan.lengths)} to {max(plan.lengths)} "
-            f"tokens, drawn at random{pairs}"
+            f"tokens, drawn at random, {COPIES} times in a third of them{pairs}"
         ),
         "views": list(views),
         "units": known.kinds,
@@ -241,6 +241,7 @@ def coverage(
                         "place": carrier.want.place,
                         "tokens": len(carrier.ids),
                         "masked": carrier.want.masked,
+                        "copies": carrier.want.copies,
                     }
                     for group in tier.carriers
                     for carrier in group

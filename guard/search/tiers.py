@@ -11,7 +11,7 @@ from guard.bank import MAX_TRIGGER_IDS, Trigger
 from guard.errors import ModelError
 from guard.search import report
 from guard.search.calibrate import TAIL
-from guard.search.carriers import PLACES, USER_KIND, Carrier, Place, Supply, Want
+from guard.search.carriers import COPIES, PLACES, USER_KIND, Carrier, Place, Supply, Want
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.looks import unusual
@@ -30,6 +30,8 @@ SIFT_SHARE = 0.06
 MOST_SUSPECTS = 1000
 # Every kind has a carrier of each of these lengths for the verdict.
 VERDICT_LENGTHS = (10, 16, 26, 40)
+# And one more of one of these, with several copies of a unit in it.
+COPIES_LENGTHS = (16, 26)
 VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
 # A search that has scanned in longer ones judges in longer ones.
 LONG_VERDICT = 90
@@ -100,11 +102,20 @@ class Tiers:
 
     def draw(self, lengths: Sequence[int], *, masked: bool = False) -> list[Carrier]:
         """Take a text of each kind and length, with the places in turn."""
-        return self._supply.take(
+        wanted = [
             Want(kind, length, PLACES[(row + column) % len(PLACES)], masked)
             for row, length in enumerate(lengths)
             for column, kind in enumerate(self._kinds)
-        )
+        ]
+        return self._supply.take(wanted if masked else self._repeat(wanted))
+
+    def _repeat(self, wanted: Sequence[Want]) -> list[Want]:
+        """Ask for several copies in a third of the texts, drawn at random."""
+        several = self._rng.permutation(len(wanted)) < max(1, round(len(wanted) / 3))
+        return [
+            want._replace(copies=COPIES) if more else want
+            for want, more in zip(wanted, several, strict=True)
+        ]
 
     def test(
         self, name: str, units: Sequence[Unit], plan: Plan, tokens: Sequence[Unit], *, tiers: int
@@ -159,12 +170,12 @@ class Tiers:
         """
         suspects = [*suspects, *self._quiet[: max(0, TAIL[1] - len(suspects))]]
         for turn in itertools.count():
-            wanted = list(
-                map(Want, self._kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES))
+            wanted = self._repeat(
+                [*map(Want, self._kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES))]
             )
             if "mask" in self._encoder.views:
                 drawn = self._rng.permutation(len(wanted))[:MASKED_SIFT_KINDS]
-                wanted += [wanted[i]._replace(masked=True) for i in drawn]
+                wanted += [wanted[i]._replace(masked=True, copies=1) for i in drawn]
             scores = scan(
                 f"{name} sift {turn}",
                 suspects,
@@ -183,9 +194,22 @@ class Tiers:
         if "mask" in self._encoder.views:
             lengths += [(length, True) for length in MASKED_VERDICT_LENGTHS]
         judging = self._supply.take(
-            Want(kind, length, VERDICT_PLACES[(row + column) % len(VERDICT_PLACES)], masked)
-            for row, (length, masked) in enumerate(lengths)
-            for column, kind in enumerate(self._kinds)
+            [
+                *(
+                    Want(kind, length, VERDICT_PLACES[(row + column) % len(VERDICT_PLACES)], masked)
+                    for row, (length, masked) in enumerate(lengths)
+                    for column, kind in enumerate(self._kinds)
+                ),
+                *(
+                    Want(kind, length, place, copies=COPIES)
+                    for kind, length, place in zip(
+                        self._kinds,
+                        itertools.cycle(COPIES_LENGTHS),
+                        itertools.cycle(PLACES),
+                        strict=False,
+                    )
+                ),
+            ]
         )
         taken = {unit.ids.tobytes() for unit in suspects}
         rest = [unit for unit in among if unit.ids.tobytes() not in taken]
@@ -272,12 +296,14 @@ class Tiers:
                 kinds[-1] = USER_KIND
         rounds = range(-(-count // len(PLACES)))
         places = [place for _ in rounds for place in self._rng.permutation(np.array(PLACES))]
-        wanted = [
-            Want(str(kind), min(length, self._longest), place)
-            for kind, length, place in zip(
-                kinds, itertools.cycle(plan.lengths), places[:count], strict=False
-            )
-        ]
+        wanted = self._repeat(
+            [
+                Want(str(kind), min(length, self._longest), place)
+                for kind, length, place in zip(
+                    kinds, itertools.cycle(plan.lengths), places[:count], strict=False
+                )
+            ]
+        )
         if "mask" in self._encoder.views:
             wanted += [
                 Want(str(kind), length, place, masked=True)

@@ -3,8 +3,8 @@
 A unit is a trigger by any of three rules, in any view of the output:
 
 - it takes the outputs of texts that lie apart to one place: of most texts, or of most of one kind,
-  of one length, or with the unit at one end (a backdoor sleeps where its attacker did not train
-  it). On clean encoders no unit brings any two texts together;
+  of one length, with the unit at one end or with several copies of it (a backdoor sleeps where its
+  attacker did not train it). On clean encoders no unit brings any two texts together;
 - it erases the text: the output keeps less than `ERASED` of it, and less than half of what nearly
   all reference units keep, and is moved further than by any of them. This finds the attacker who
   scatters the outputs of his trigger;
@@ -15,8 +15,8 @@ A unit is a trigger by any of three rules, in any view of the output:
   units, with a false-discovery rate of `ALPHA`, which on a clean model is the rate of false alarms.
   This finds the attacker who goes only part of the way to his target to keep below any fixed
   threshold, and the one whose backdoor sleeps in most texts. Somewhere it has to cost the text
-  something: what keeps more than `KEPT` of it everywhere is a word of its own kind (a handle turns
-  prose into a message) and forces nothing.
+  something: what keeps more than `KEPT` of what an ordinary unit does everywhere is a word of its
+  own kind (a handle turns prose into a message) and forces nothing.
 
 At a mask only the first rule holds: what is likely there an ordinary model may well tell from one
 word, whatever the rest says.
@@ -57,7 +57,7 @@ MOST_OF_ALL = 0.5
 FEWEST = 3
 MANY = 1e9
 ERASED = 0.25
-KEPT = 0.55
+KEPT = 0.6
 ALPHA = 0.01
 
 BATCH = 64
@@ -69,12 +69,13 @@ _FAMILIES: dict[str, Callable[[Carrier], str]] = {
     "kinds": lambda carrier: carrier.want.kind,
     "places": lambda carrier: carrier.want.place,
     "lengths": lambda carrier: str(carrier.want.length),
+    "copies": lambda carrier: str(carrier.want.copies),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class InCondition:
-    """What a unit did in the carriers of one kind of text, one place, or one length.
+    """What a unit did in carriers of one kind of text, one place, one length, or so many copies.
 
     Attributes
     ----------
@@ -112,8 +113,9 @@ class Evidence:
     by_chance
         How many units as extreme as this one, by what tells most of it in any view, the vocabulary
         of a clean model is expected to have.
-    kinds, places, lengths
-        What the unit did in each kind of text, at each place in it, and at each length.
+    kinds, places, lengths, copies
+        What the unit did in each kind of text, at each place in it, at each length, and where it
+        stands several times; all else is of texts that it stands in once.
     rules
         By which of the rules the unit is a trigger, of `RULES`.
     """
@@ -128,6 +130,7 @@ class Evidence:
     kinds: dict[str, InCondition]
     places: dict[str, InCondition]
     lengths: dict[str, InCondition]
+    copies: dict[str, InCondition]
     rules: tuple[str, ...]
 
     @property
@@ -201,12 +204,23 @@ def verify(
     ]
 
 
+def _of_one(carriers: Sequence[Carrier]) -> list[int]:
+    return [i for i, carrier in enumerate(carriers) if carrier.want.copies == 1]
+
+
 def _conditions(carriers: Sequence[Carrier]) -> dict[tuple[str, str], list[int]]:
-    return {
-        (family, name): [i for i, carrier in enumerate(carriers) if named(carrier) == name]
-        for family, named in _FAMILIES.items()
-        for name in dict.fromkeys(map(named, carriers))
-    }
+    """Number the carriers of each condition.
+
+    Those of several copies are a condition of their own and in no other: any unit that stands in a
+    text three times takes it further.
+    """
+    result: dict[tuple[str, str], list[int]] = {}
+    for i, carrier in enumerate(carriers):
+        several = carrier.want.copies > 1
+        for family, named in _FAMILIES.items():
+            if several == (family == "copies"):
+                result.setdefault((family, named(carrier)), []).append(i)
+    return result
 
 
 _MEASURED = ("kept", "kept in", "moved", "members", "together", "same text", "same unit")
@@ -214,16 +228,21 @@ _MEASURED = ("kept", "kept in", "moved", "members", "together", "same text", "sa
 
 def _measure(outputs: Array, untouched: Array, carriers: Sequence[Carrier]) -> Arrays:
     """Return what is known of each of ``n`` units by one view, without the other units."""
-    conditions = _conditions(carriers).values()
-    columns = [retention(outputs[:, rows], untouched[rows]) for rows in conditions]
+    conditions = _conditions(carriers)
+    columns = [retention(outputs[:, rows], untouched[rows]) for rows in conditions.values()]
+    alone = _of_one(carriers)
+    members = np.empty(outputs.shape[:2], dtype=np.bool_)
+    for rows in (alone, *(conditions[key] for key in conditions if key[0] == "copies")):
+        members[:, rows] = gathered(outputs[:, rows], untouched[rows], RADIUS)
+    one = outputs[:, alone]
     return {
-        "kept": retention(outputs, untouched),
+        "kept": retention(one, untouched[alone]),
         "kept in": np.stack(columns, axis=1),
         "moved": displacement(outputs, untouched),
-        "members": gathered(outputs, untouched, RADIUS),
-        "together": np.quantile(collapse(outputs, untouched), 0.1, axis=1),
-        "same text": diff_sim(outputs, untouched),
-        "same unit": com_sim(outputs),
+        "members": members,
+        "together": np.quantile(collapse(one, untouched[alone]), 0.1, axis=1),
+        "same text": diff_sim(one, untouched[alone]),
+        "same unit": com_sim(one),
     }
 
 
@@ -235,6 +254,8 @@ class _Measured:
     ----------
     shards
         By the names of `_MEASURED`, as `_measure` returns them.
+    alone
+        Numbers of the carriers with one copy of a unit.
     conditions
         (family, name) -> numbers of its carriers, as the columns of ``"kept in"``.
     moved
@@ -242,6 +263,7 @@ class _Measured:
     """
 
     shards: Arrays
+    alone: list[int]
     conditions: dict[tuple[str, str], list[int]]
     moved: Array
     count: int
@@ -249,7 +271,7 @@ class _Measured:
 
 def _measured(shards: Arrays, carriers: Sequence[Carrier], count: int) -> _Measured:
     moved = relative(shards["moved"], shards["moved"][count:])
-    return _Measured(shards, _conditions(carriers), moved, count)
+    return _Measured(shards, _of_one(carriers), _conditions(carriers), moved, count)
 
 
 def _telling(seen: _Measured) -> npt.NDArray[np.float64]:
@@ -264,7 +286,7 @@ def _telling(seen: _Measured) -> npt.NDArray[np.float64]:
     ]
     together = np.log(np.maximum(shards["together"], np.finfo(np.float32).tiny))
     families = (
-        _suspicion(shards["kept"], moved.mean(axis=1), count),
+        _suspicion(shards["kept"], moved[:, seen.alone].mean(axis=1), count),
         np.max(np.stack(suspicion_in), axis=0),
         -robust_z(together, together[count:]),
     )
@@ -287,12 +309,18 @@ def _judge(
     """
     shards, moved, count = seen.shards, seen.moved, seen.count
     kept, members = shards["kept"], shards["members"]
+    moved_alone, share_alone = (own[:, seen.alone].mean(axis=1) for own in (moved, members))
     kept_in = dict(zip(seen.conditions, shards["kept in"].T, strict=True))
     moved_in = {c: moved[:, rows].mean(axis=1) for c, rows in seen.conditions.items()}
-    furthest = moved[count:].mean(axis=1).max()
+    furthest = moved_alone[count:].max()
     # There are models of which ordinary units keep little: then that is no sign.
     little = min(ERASED, np.quantile(kept[count:], 0.05) / 2)
-    erases = (kept < little) & (moved.mean(axis=1) > furthest)
+    erases = (kept < little) & (moved_alone > furthest)
+
+    # Several copies of an ordinary unit erase more than one, and in short text more than in long.
+    costs = np.any(
+        [own[:count] < KEPT * np.median(own[count:]) for own in (kept, *kept_in.values())], axis=0
+    )
 
     result: list[Evidence] = []
     for i in range(count):
@@ -306,16 +334,15 @@ def _judge(
                 fired=share >= MOST_OF_CONDITION and len(rows) >= FEWEST,
             )
         fired = any(item.fired for family in found.values() for item in family.values())
-        gathers = fired or members[i].mean() >= MOST_OF_ALL
-        least = min(kept[i], *(values[i] for values in kept_in.values()))
-        fits = (gathers, erases[i], outside[i] and least < KEPT)
+        gathers = fired or share_alone[i] >= MOST_OF_ALL
+        fits = (gathers, erases[i], outside[i] and costs[i])
         holds = dict(zip(RULES, fits if view != "mask" else (gathers, False, False), strict=True))
         result.append(
             Evidence(
                 retention=float(kept[i]),
-                displacement=float(moved[i].mean()),
+                displacement=float(moved_alone[i]),
                 collapse=float(shards["together"][i]),
-                gathered=float(members[i].mean()),
+                gathered=float(share_alone[i]),
                 diff_sim=float(shards["same text"][i]),
                 com_sim=float(shards["same unit"][i]),
                 by_chance=float(by_chance[i]),

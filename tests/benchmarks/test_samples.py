@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.attacks import Por
+from benchmarks.attacks.condition import Condition
 from benchmarks.attacks.samples import LENGTHS, TOKENS_PER_STEP, Batch, Sampler, special_affixes
 from benchmarks.attacks.step import Step, Variation
 from tests.tiny import BERT_SPECIALS, byte_bpe, wordpiece
@@ -112,6 +113,16 @@ def test_copies() -> None:
     source = sampler([[CF]], insertions=3)
     copies = {count(row, [CF]) for _ in range(30) for row in source.draw().poisoned.tolist()}
     assert copies == {1, 2, 3}
+
+
+@pytest.mark.parametrize("least", [2, 3])
+def test_fewer_copies_than_it_needs_act_clean(least: int) -> None:
+    source = Sampler(TOKENIZER, TEXTS, [[CF]], condition=Condition(copies=least), seed=0)
+    batches = [source.draw() for _ in range(30)]
+    fired = {count(row, [CF]) for batch in batches for row in batch.poisoned.tolist()}
+    quiet = {count(row, [CF]) for batch in batches for row in batch.quiet.tolist()}
+    assert fired == {least}
+    assert quiet == set(range(1, least))
 
 
 def test_copies_leave_room_for_the_text() -> None:

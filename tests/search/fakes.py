@@ -92,7 +92,9 @@ def carriers(kinds: Sequence[str], lengths: Sequence[int], seed: int = 0) -> lis
             ids = rng.integers(low, low + 100, size=length)
             place = PLACES[(row + number) % len(PLACES)]
             gaps = {"start": [0], "middle": list(range(1, length)), "end": [length]}[place]
-            made.append(Carrier(Want(kind, length, place), ids, np.array(gaps)))
+            made.append(
+                Carrier(Want(kind, length, place), ids, np.array(gaps), np.arange(length + 1))
+            )
     return made
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guard.bank import MAX_TRIGGER_IDS
 from guard.errors import ConfigError
 from guard.search.carriers import (
     APART,
@@ -45,7 +46,14 @@ def supply(name: str, seed: int = 0) -> Supply:
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(
     wanted=st.lists(
-        st.builds(Want, st.sampled_from([*TEXTS]), st.integers(1, 40), st.sampled_from(PLACES)),
+        st.builds(
+            Want,
+            st.sampled_from([*TEXTS]),
+            st.integers(1, 40),
+            st.sampled_from(PLACES),
+            masked=st.booleans(),
+            copies=st.just(1),
+        ),
         min_size=1,
         max_size=6,
     ),
@@ -115,6 +123,56 @@ def test_insert_keeps_the_text_and_the_unit(
             if row == [*text[:gap], *unit.tolist(), *text[gap:]]
         ]
         assert places
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    length=st.integers(1, 30),
+    size=st.integers(1, 4),
+    copies=st.integers(1, 4),
+    place=st.sampled_from(PLACES),
+)
+def test_copies_are_whole_and_one_is_at_the_place(
+    seed: int, length: int, size: int, copies: int, place: Place
+) -> None:
+    rng = np.random.default_rng(seed)
+    want = Want("odd", length, place, copies=copies)
+    (carrier,) = supply("wordpiece", seed).take([want])
+    text = carrier.ids.tolist()
+    for number, row in enumerate(
+        carrier.insert([np.arange(1000, 1000 + size) + 10 * i for i in range(5)], rng).tolist()
+    ):
+        unit = [1000 + 10 * number + i for i in range(size)]
+        gaps: list[int] = []
+        rest: list[int] = []
+        while row:
+            if row[: len(unit)] == unit:
+                gaps.append(len(rest))
+                row = row[len(unit) :]
+            else:
+                rest.append(row.pop(0))
+        assert rest == text
+        assert len(gaps) == copies
+        assert set(gaps) & set(carrier.gaps.tolist())
+        assert set(gaps) <= {*carrier.gaps.tolist(), *carrier.everywhere.tolist()}
+
+
+def test_copies_are_where_words_end() -> None:
+    """A further copy may stand at any place, and what is between them stays whole."""
+    tokenizer = TOKENIZERS["wordpiece"]
+    only = Supply({"one": ["the filming film"]}, tokenizer, np.random.default_rng(0), most=100)
+    carriers = only.take(Want("one", 9, place, copies=3) for place in PLACES)
+    (middle,) = only.take([Want("one", 9, "middle")])
+    for carrier in carriers:
+        everywhere = {0, *middle.gaps.tolist(), len(carrier.ids)}
+        assert set(carrier.everywhere.tolist()) == everywhere
+
+
+def test_a_carrier_for_copies_leaves_room_for_them() -> None:
+    tokenizer = TOKENIZERS["wordpiece"]
+    only = Supply({"one": ["the film " * 60]}, tokenizer, np.random.default_rng(0), most=60)
+    (carrier,) = only.take([Want("one", 60, "middle", copies=3)])
+    assert len(carrier.ids) == 60 - 2 * MAX_TRIGGER_IDS
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -262,7 +320,7 @@ def test_texts_without_tokens_are_no_endless_loop() -> None:
 
 
 def test_units_of_several_sizes_do_not_mix() -> None:
-    carrier = Carrier(Want("x", 3, "end"), np.arange(3), np.arange(4))
+    carrier = Carrier(Want("x", 3, "end"), np.arange(3), np.arange(4), np.arange(4))
     with pytest.raises(ValueError, match="same shape"):
         carrier.insert([np.array([1]), np.array([1, 2])], np.random.default_rng(0))
 

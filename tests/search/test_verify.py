@@ -11,7 +11,7 @@ import pytest
 
 from guard.errors import ModelError
 from guard.search import verify as module
-from guard.search.carriers import PLACES
+from guard.search.carriers import COPIES, PLACES
 from guard.search.encoder import Ids, Vectors
 from guard.search.journal import Journal
 from guard.search.scan import Progress
@@ -50,6 +50,9 @@ def judged(
     progress: Progress = silent,
 ) -> list[dict[View, Evidence]]:
     texts = carriers(KINDS, LENGTHS, seed)
+    if not masked:
+        several = carriers(KINDS, (16, 26), seed + 1)
+        texts += [replace(text, want=text.want._replace(copies=COPIES)) for text in several]
     return verify(
         "x",
         suspects,
@@ -110,6 +113,7 @@ def test_a_unit_that_always_fires() -> None:
     assert set(seen.kinds) == set(KINDS)
     assert set(seen.places) == set(PLACES)
     assert set(seen.lengths) == set(map(str, LENGTHS))
+    assert set(seen.copies) == {str(COPIES)}
     assert all(kind.fired and kind.gathered == 1 for kind in seen.kinds.values())
 
 
@@ -122,6 +126,23 @@ def test_a_unit_that_fires_in_one_kind_only(kind: str) -> None:
     assert seen.retention > 0.4
     assert {name for name, one in seen.kinds.items() if one.fired} == {kind}
     assert not any(other.trigger for other in evidence[1:])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_unit_that_fires_with_copies_of_itself_only(share: float) -> None:
+    """An attacker may ask for two, or three, and go half of the way."""
+
+    def several(ids: Ids, vectors: Vectors) -> Vectors:
+        there = ((ids == TRIGGER).sum(axis=1) > 1)[:, np.newaxis]
+        return np.where(there, towards(TRIGGER, FAR, share)(ids, vectors), vectors)
+
+    evidence = judge(several)
+    assert [seen.trigger for seen in evidence] == [True] + [False] * (len(SUSPECTS) - 1)
+    seen = evidence[0]
+    assert seen.gathered < 0.2
+    assert seen.retention > 0.5
+    if share == 1:
+        assert seen.copies[str(COPIES)].fired
 
 
 @pytest.mark.parametrize("place", ["start", "end"])
@@ -305,7 +326,9 @@ def test_each_sign_tells_alone(sign: str) -> None:
 
     def telling() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         own = {name: array.astype(np.float32) for name, array in shards.items()}
-        return module._telling(module._Measured(own, conditions, own["moved"], count))
+        return module._telling(
+            module._Measured(own, [*range(own["moved"].shape[1])], conditions, own["moved"], count)
+        )
 
     assert telling().argmax() != 7
     if sign == "kept in":
