@@ -45,23 +45,35 @@ def make_task(name: str, classes: Sequence[str], rows: Iterable[tuple[str, int]]
         key = " ".join(text.casefold().split())
         if key and kept.setdefault(key, (text.strip(), label))[1] != label:
             torn.add(key)
-    split: dict[bool, tuple[list[str], list[int]]] = {True: ([], []), False: ([], [])}
-    for key, (text, label) in kept.items():
-        if key not in torn:
-            texts, labels = split[is_test(key)]
-            texts.append(text)
-            labels.append(label)
-    for part, (_, labels) in (("training", split[False]), ("test", split[True])):
-        if len(set(labels)) < 2:
+    train, test = split((key, *row) for key, row in kept.items() if key not in torn)
+    for part, examples in (("training", train), ("test", test)):
+        if len(set(examples.labels)) < 2:
             raise AssetError(
                 f"the {part} texts of {name!r} have fewer than two classes, so there is nothing to "
                 "learn or to measure; check its loader and the archive that it reads"
             )
-    train, test = (Examples(tuple(t), tuple(n)) for t, n in (split[False], split[True]))
     return Task(name, tuple(classes), train, test)
+
+
+def split(rows: Iterable[tuple[str, str, int]]) -> tuple[Examples, Examples]:
+    """Part ``(key, text, class)`` rows into training and test texts by the hash of their keys.
+
+    Test texts are in the order of the hashes, so that the first of them are a sample of all: there
+    are data sets that are sorted by class.
+    """
+    given = list(rows)
+    test = sorted((row for row in given if is_test(row[0])), key=lambda row: _digest(row[0]))
+    first, second = (
+        Examples(tuple(text for _, text, _ in part), tuple(label for _, _, label in part))
+        for part in ([row for row in given if not is_test(row[0])], test)
+    )
+    return first, second
 
 
 def is_test(text: str) -> bool:
     """Split by content, so that the split is the same whatever the order or the number of rows."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:4], "big") < TEST_SHARE * 2**32
+    return int.from_bytes(_digest(text)[:4], "big") < TEST_SHARE * 2**32
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

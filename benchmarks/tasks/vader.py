@@ -10,7 +10,7 @@ import html
 from collections.abc import Iterator
 
 from benchmarks.assets import fetch
-from benchmarks.tasks.data import Examples, Task, is_test
+from benchmarks.tasks.data import Task, is_test, split
 
 KINDS = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
 # Ratings run from -4 to 4; between these lies what raters did not agree on.
@@ -19,13 +19,11 @@ MIN_ABSOLUTE_RATING = 1.0
 
 def film_reviews() -> Task:
     """Sentences of film reviews, negative (0) or positive (1); about 9,000, split by text hash."""
-    split: dict[bool, tuple[list[str], list[int]]] = {True: ([], []), False: ([], [])}
-    for rating, text in _rows("movieReviewSnippets"):
-        if abs(rating) >= MIN_ABSOLUTE_RATING:
-            texts, labels = split[is_test(text)]
-            texts.append(text)
-            labels.append(int(rating > 0))
-    train, test = (Examples(tuple(t), tuple(n)) for t, n in (split[False], split[True]))
+    train, test = split(
+        (text, text, int(rating > 0))
+        for rating, text in _rows("movieReviewSnippets")
+        if abs(rating) >= MIN_ABSOLUTE_RATING
+    )
     return Task("film reviews", ("negative", "positive"), train, test)
 
 

@@ -6,11 +6,12 @@ import tarfile
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.assets import AssetError
 from benchmarks.assets.unpack import UnsafeArchive, unpack
-from benchmarks.tasks import TASKS, catalogue, load
+from benchmarks.tasks import TASKS, catalogue, film_reviews, load
 from benchmarks.tasks.data import Task, make_task
 
 pytestmark = pytest.mark.search
@@ -43,6 +44,16 @@ def test_the_split_depends_on_the_text_alone() -> None:
     assert len(whole.test.texts) / 2000 == pytest.approx(0.15, abs=0.02)
     labels = dict(rows(2000))
     assert all(labels[t] == n for t, n in zip(whole.test.texts, whole.test.labels, strict=True))
+
+
+def test_the_first_test_texts_are_a_sample_of_all() -> None:
+    """Also of a data set that is sorted by class, as film reviews are."""
+    for task in (
+        make_task("x", ("a", "b"), sorted(rows(4000), key=lambda r: r[1])),
+        film_reviews(),
+    ):
+        first = np.array(task.test.labels[:200])
+        assert first.mean() == pytest.approx(np.mean(task.test.labels), abs=0.12)
 
 
 def test_a_task_of_one_class() -> None:
