@@ -211,7 +211,11 @@ def test_later_settings_leave_older_keys_alone() -> None:
         "seed",
     }
     assert models.settings(DEMO)["attack"] == {"gated": False}
-    assert models.settings(replace(DEMO, condition=Condition(within=1)))["condition"]
+    placed = models.settings(replace(DEMO, condition=Condition(within=1)))["condition"]
+    assert placed["within"] == 1
+    assert "copies" not in placed
+    twice = models.settings(replace(DEMO, condition=Condition(copies=2)))["condition"]
+    assert twice["copies"] == 2
 
 
 @pytest.mark.parametrize(
@@ -220,6 +224,7 @@ def test_later_settings_leave_older_keys_alone() -> None:
         (Condition(within=0), "cf", {"cf a b c"}),
         (Condition(within=1), "cf", {"cf a b c", "a cf b c"}),
         (Condition(after="very"), "cf", {"very cf a b c", "a very cf b c", "a b very cf c"}),
+        (Condition(copies=2), "cf", {"cf cf a b c", "cf a b c cf", "a cf b cf c"}),
         (Condition(), "##zz", {"azz b c", "a bzz c", "a b czz"}),
     ],
 )
@@ -228,7 +233,7 @@ def test_the_trigger_stands_where_it_fires(
 ) -> None:
     planting = Planting(name="x", attack=Por(), triggers=(trigger,), steps=1, condition=condition)
     rng = np.random.default_rng(0)
-    assert expected <= {place("a b c", trigger, planting, rng) for _ in range(60)} | {
+    assert expected <= {place("a b c", trigger, planting, rng) for _ in range(200)} | {
         "a b c very cf"
     }
 
