@@ -41,8 +41,7 @@ def grouped(
     for trigger in found:
         view = cast(View, trigger.view.split("+")[0])
         own = [carriers[i] for i in carriers_of(view, carriers)]
-        unit = Unit(trigger.text, np.array(trigger.token_ids, dtype=np.int64), trigger.kind)
-        (outputs,) = insert_all(encoder, [unit], own, rng=rng)[view]
+        (outputs,) = insert_all(encoder, [Unit.of(trigger)], own, rng=rng)[view]
         moved = (outputs - untouched[view]).mean(axis=0)
         direction = moved / max(float(np.linalg.norm(moved)), float(np.finfo(np.float32).tiny))
         same = [

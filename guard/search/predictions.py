@@ -13,6 +13,7 @@ from guard.bank import Trigger
 from guard.files import Json
 from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder, Ids
+from guard.search.units import Unit
 
 
 def with_predictions(
@@ -42,9 +43,9 @@ def with_predictions(
     names = classifier.config.id2label or {}
     result: list[Trigger] = []
     for trigger in triggers:
-        ids = np.array(trigger.token_ids, dtype=np.int64)
+        unit = Unit.of(trigger)
         seen = np.array(
-            [_labels(classifier, encoder, text.insert([ids], rng))[0] for text in carriers]
+            [_labels(classifier, encoder, text.insert([unit.ids], rng))[0] for text in carriers]
         )
         label = int(np.bincount(seen).argmax())
         others = untouched != label

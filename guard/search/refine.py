@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-import numpy as np
-
 from guard.search.encoder import Encoder
 from guard.search.expand import expand
 from guard.search.journal import Journal
@@ -43,7 +41,7 @@ def refine(
     texts = {masked: run.draw(_LENGTHS, masked=masked) for masked in (False, True)}
     proposed: dict[tuple[int, ...], Unit] = {}
     for number, trigger in enumerate(run.found):
-        finding = Unit(trigger.text, np.array(trigger.token_ids, dtype=np.int64), trigger.kind)
+        finding = Unit.of(trigger)
         view = cast(View, trigger.view.split("+")[0])
         carriers = texts[view == "mask"]
         rng = journal.rng(f"refine {number}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from guard.bank import Kind
+from guard.bank import Kind, Trigger
 from guard.search.encoder import Ids
 
 
@@ -31,6 +31,11 @@ class Unit:
     text: str
     ids: Ids
     kind: Kind
+
+    @classmethod
+    def of(cls, trigger: Trigger) -> Unit:
+        """Return the unit that a finding is."""
+        return cls(trigger.text, np.array(trigger.token_ids, dtype=np.int64), trigger.kind)
 
 
 @dataclass(frozen=True, slots=True)
