@@ -24,11 +24,12 @@ from benchmarks.zoo.build import stored
 from guard.files import Json
 from guard.search import tiers
 from guard.search.carriers import builtin_texts
+from guard.search.evidence import RULES
 from guard.search.gradients import Differentiable
 from guard.search.run import search_units
 from guard.search.scan import candidates, scan, suspects
 from guard.search.units import Unit, vocabulary
-from guard.search.verify import RULES, verify
+from guard.search.verify import verify
 from guard.terminal import Progress
 
 ROOT = Path(__file__).parents[1]

@@ -16,6 +16,7 @@ from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
 from guard.search.carriers import COPIES, PLACES, Carrier
 from guard.search.encoder import Encoder
+from guard.search.evidence import Evidence
 from guard.search.pairs import Swept
 from guard.search.plan import GROUPS, Plan
 from guard.search.units import Unit, Vocabulary
@@ -26,7 +27,6 @@ from guard.search.verify import (
     MOST_OF_ALL,
     MOST_OF_CONDITION,
     RADIUS,
-    Evidence,
 )
 from guard.search.views import View
 from guard.search.words import Words

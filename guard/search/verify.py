@@ -33,6 +33,7 @@ import numpy.typing as npt
 from guard.search.calibrate import expected_by_chance, false_discovery, robust_z
 from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder
+from guard.search.evidence import RULES, Evidence, InCondition
 from guard.search.journal import Arrays, Journal
 from guard.search.scan import Progress, carriers_of, insert_all, outputs_of
 from guard.search.statistics import (
@@ -62,8 +63,6 @@ ALPHA = 0.01
 
 BATCH = 64
 
-RULES = ("gathers", "erases", "stands out")
-
 # What a backdoor may depend on, and how carriers are told apart by it.
 _FAMILIES: dict[str, Callable[[Carrier], str]] = {
     "kinds": lambda carrier: carrier.want.kind,
@@ -71,72 +70,6 @@ _FAMILIES: dict[str, Callable[[Carrier], str]] = {
     "lengths": lambda carrier: str(carrier.want.length),
     "copies": lambda carrier: str(carrier.want.copies),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class InCondition:
-    """What a unit did in carriers of one kind of text, one place, one length, or so many copies.
-
-    Attributes
-    ----------
-    retention, displacement
-        As in `Evidence`.
-    gathered
-        Share of the carriers whose output the unit takes to the one place it takes most to.
-    fired
-        Whether that share is at least `MOST_OF_CONDITION`.
-    """
-
-    retention: float
-    displacement: float
-    gathered: float
-    fired: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a unit did to one view in the verdict's carriers.
-
-    Attributes
-    ----------
-    retention
-        How much of the text survives it (1 all, 0 nothing).
-    displacement
-        How far it moves the output, over the median reference unit; the mean over carriers.
-    collapse
-        Distance of two texts' outputs with the unit over the distance without; the lowest tenth
-        over pairs of carriers.
-    gathered
-        Share of all carriers whose output the unit takes to one place.
-    diff_sim, com_sim
-        Patronus' statistics. Its thresholds are below 0.4 and above 0.9.
-    by_chance
-        How many units as extreme as this one, by what tells most of it in any view, the vocabulary
-        of a clean model is expected to have.
-    kinds, places, lengths, copies
-        What the unit did in each kind of text, at each place in it, at each length, and where it
-        stands several times; all else is of texts that it stands in once.
-    rules
-        By which of the rules the unit is a trigger, of `RULES`.
-    """
-
-    retention: float
-    displacement: float
-    collapse: float
-    gathered: float
-    diff_sim: float
-    com_sim: float
-    by_chance: float
-    kinds: dict[str, InCondition]
-    places: dict[str, InCondition]
-    lengths: dict[str, InCondition]
-    copies: dict[str, InCondition]
-    rules: tuple[str, ...]
-
-    @property
-    def trigger(self) -> bool:
-        """The verdict."""
-        return bool(self.rules)
 
 
 def verify(

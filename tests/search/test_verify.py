@@ -13,10 +13,11 @@ from guard.errors import ModelError
 from guard.search import verify as module
 from guard.search.carriers import COPIES, PLACES
 from guard.search.encoder import Ids, Vectors
+from guard.search.evidence import Evidence
 from guard.search.journal import Journal
 from guard.search.scan import Progress
 from guard.search.units import Unit
-from guard.search.verify import ALPHA, Evidence, verify
+from guard.search.verify import ALPHA, verify
 from guard.search.views import View
 from tests.search.fakes import (
     FIRST,
