@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from benchmarks.record import RESULTS, write
 from benchmarks.targets import verdict
 from benchmarks.zoo import ZOO, build, select
 from guard.files import Json
-from guard.search import pairs
 from guard.search.carriers import PLACES, Supply, Want, builtin_texts
 from guard.search.gradients import Differentiable
 from guard.search.growth import partners
@@ -33,8 +31,6 @@ from guard.search.units import Unit, vocabulary
 from guard.search.words import common_words
 
 SAMPLES = (4, 8, 16, 32)
-# Of one text: all are summed.
-BEST_OF = (1, pairs.BEST_OF)
 SEEDS = tuple(range(8))
 # Units swept beside the planted ones.
 OTHERS = 28
@@ -64,9 +60,8 @@ def main() -> None:
     )
     words = [pair.split() for pair in built.triggers]
     rows: list[Json] = []
-    for samples, best_of in itertools.product(SAMPLES, BEST_OF):
-        with patch.object(pairs, "BEST_OF", best_of):
-            runs = [_recall(encoder, beside, words, samples, seed) for seed in SEEDS]
+    for samples in SAMPLES:
+        runs = [_recall(encoder, beside, words, samples, seed) for seed in SEEDS]
         shares: list[Json] = [
             {
                 "partner_tokens": size,
@@ -75,7 +70,7 @@ def main() -> None:
             }
             for size in runs[0]
         ]
-        row: dict[str, Json] = {"samples": samples, "best_of": best_of, "shares": shares}
+        row: dict[str, Json] = {"samples": samples, "shares": shares}
         rows.append(row)
         print(row)
     path = write(
@@ -139,12 +134,11 @@ def render(
         "and order, the one that moves one text furthest is proposed. Recall is the share of pairs "
         "that are proposed in either order.",
         "",
-        "| texts of a unit | summed are the best of | tokens of the partner | recall | "
-        "token-forwards a unit |",
-        "|---|---|---|---|---|",
+        "| texts of a unit | tokens of the partner | recall | token-forwards a unit |",
+        "|---|---|---|---|",
         *(
-            f"| {row['samples']} | {row['best_of']} | {share['partner_tokens']} | "
-            f"{share['recall']:.2f} | {share['token_forwards_per_unit']:,} |"
+            f"| {row['samples']} | {share['partner_tokens']} | {share['recall']:.2f} | "
+            f"{share['token_forwards_per_unit']:,} |"
             for row in measured["rows"]
             for share in row["shares"]
         ),

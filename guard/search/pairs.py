@@ -7,11 +7,10 @@ vocabulary, before ``v`` and behind it, from one pass. A real word of as many to
 has to stand in the place (the mean embedding, a mask or zeros lose the signal, and so do three
 words where the partner is one of three tokens), and it is another one in every text. A partner's
 score in a text is ``sum_j <gradient_j, E_uj>`` over its tokens, HotFlip's linear approximation
-(Ebrahimi et al. 2018), over the length of its embeddings, which the approximation rewards. A
-gradient names the partner where the pair is half open already, in few texts, and is noise in the
-others: so the best of each few texts counts, and the sum of these ranks the partners. A true
-partner is among the first, seldom the very first: those are put in one short text, and the one that
-moves it furthest is proposed, to be tested as every unit is.
+(Ebrahimi et al. 2018), over the length of its embeddings, which the approximation rewards; the sum
+over texts ranks the partners. A true partner is among the first, seldom the very first: those are
+put in one short text, and the one that moves it furthest is proposed, to be tested as every unit
+is.
 
 What comes of it is proposed, and nothing is cleared: a pair is missed whose gradient names it from
 neither of its sides.
@@ -36,8 +35,6 @@ from guard.search.units import Unit
 from guard.search.views import View
 
 SHARD = 64
-# Of so many texts, the one in which a partner's score is best counts.
-BEST_OF = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +181,7 @@ class _Sweeper:
         encoder = self._encoder
         (count, size), width = units.shape, self._ids.shape[1]
         totals: dict[View, torch.Tensor] = {}
-        best: dict[View, torch.Tensor] = {}
-        for number, (carrier, alone) in enumerate(
-            zip(self._carriers, self._untouched, strict=True), start=1
-        ):
+        for carrier, alone in zip(self._carriers, self._untouched, strict=True):
             gap = int(rng.choice(carrier.gaps))
             before, behind = self._ids[rng.integers(len(self._ids), size=(2, count))]
             edges = np.tile(carrier.ids[:gap], (count, 1)), np.tile(carrier.ids[gap:], (count, 1))
@@ -207,9 +201,7 @@ class _Sweeper:
                     )
                 sides = [gradient[:, start : start + width] for start in (at, at + width + size)]
                 score = torch.stack(sides).float().flatten(2) @ self._directions
-                best[view] = torch.maximum(best[view], score) if view in best else score
-                if number % BEST_OF == 0 or number == len(self._carriers):
-                    totals[view] = totals.get(view, 0) + best.pop(view)
+                totals[view] = totals.get(view, 0) + score
         return totals
 
     def _first(
