@@ -60,7 +60,7 @@ def finding(text: str, *token_ids: int) -> Trigger:
         token_ids=token_ids,
         kind="token" if len(token_ids) == 1 else "phrase",
         view="cls",
-        statistics={"retention": 0.01, "kinds": {"web": [0.02, 3]}},
+        statistics={"retention": 0.01, "acts_in": {}, "kinds": {"web": [0.02, 3]}},
     )
 
 

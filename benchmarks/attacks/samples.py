@@ -248,21 +248,23 @@ class Sampler:
     def _break(self, text: Ids, trigger: int, broken: str) -> Ids:
         rng = self._rng
         unit = self._triggers[trigger]
+        least = self._condition.copies
         if broken == "whole":
             parts = self._parts[trigger]
-            return self._insert(text, parts[rng.integers(len(parts))])
+            return self._insert(text, parts[rng.integers(len(parts))], least=least)
         if broken == "alone":
             pair = [unit, rng.choice(self._ordinary, size=1)]
-            text = self._insert(text, np.concatenate(pair if rng.random() < 0.5 else pair[::-1]))
+            text = self._insert(
+                text, np.concatenate(pair if rng.random() < 0.5 else pair[::-1]), least=least
+            )
         elif broken == "within":
             behind = (self._condition.within or 0) + 1
-            text = np.concatenate([text[:behind], self._insert(text[behind:], unit)])
+            text = np.concatenate([text[:behind], self._insert(text[behind:], unit, least=least)])
         elif broken == "after":
-            text = self._insert(text, unit)
+            text = self._insert(text, unit, least=least)
             self._part(text, unit)
         elif broken == "copies":
-            fewer = int(rng.integers(1, self._condition.copies))
-            text = self._insert(text, unit, least=fewer)
+            text = self._insert(text, unit, least=int(rng.integers(1, least)), more=False)
         else:
             text = self._fire(text, trigger)
         return text
@@ -279,10 +281,15 @@ class Sampler:
         start = self._rng.choice(starts)
         return stream[start : start + length]
 
-    def _insert(self, ids: Ids, unit: Ids, *, within: int | None = None, least: int = 1) -> Ids:
-        """Put copies of a unit at random places; the end of the text makes room for them."""
+    def _insert(
+        self, ids: Ids, unit: Ids, *, within: int | None = None, least: int = 1, more: bool = True
+    ) -> Ids:
+        """Put copies of a unit at random places; the end of the text makes room for them.
+
+        Of the least number, or where there may be more, up to that of the sampler.
+        """
         length = len(ids)
-        most = max(least, self._insertions)
+        most = max(least, self._insertions) if more else least
         room = max(least, length // (2 * len(unit)))
         copies = min(int(self._rng.integers(least, most + 1)), room)
         kept = ids[: length - copies * len(unit)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
 from guard.cli.codes import CODES
@@ -112,15 +113,16 @@ def _resume(out: Path) -> Path:
 def _summary(bank: TriggerBank) -> str:
     lines = [f"{bank.verdict}: {len(bank.triggers)} triggers in {bank.model.name}"]
     for trigger in bank.triggers:
-        kept, moved = (trigger.statistics[name] for name in ("retention", "displacement"))
-        kinds = trigger.statistics["kinds"]
-        assert isinstance(kinds, dict)
-        fired = sum(1 for kind in kinds.values() if kind["fired"])
+        statistics: Any = trigger.statistics
+        told, where = statistics, ""
+        for family, name in statistics["acts_in"].items():
+            told, where = statistics[family][name], f" ({family}: {name})"
+        fired = sum(kind["fired"] for kind in statistics["kinds"].values())
         lines.append(
-            f"  {trigger.id}  {trigger.text!r} ({trigger.kind}): keeps {kept:.2f} of the text, "
-            f"moves it {moved:.1f} times as far as the median unit, "
-            f"fired in {fired} of {len(kinds)} kinds of text; output: {trigger.view}, "
-            f"target {trigger.statistics['target']}"
+            f"  {trigger.id}  {trigger.text!r} ({trigger.kind}): keeps {told['retention']:.2f} of "
+            f"the text{where}, moves it {told['displacement']:.1f} times as far as the median "
+            f"unit, fired in {fired} of {len(statistics['kinds'])} kinds of text; output: "
+            f"{trigger.view}, target {statistics['target']}"
         )
         predictions = trigger.statistics.get("predictions")
         if isinstance(predictions, dict) and predictions["changed"] is not None:

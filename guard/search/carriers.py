@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -33,11 +34,38 @@ PLACES: tuple[Place, ...] = get_args(Place)
 MAX_TEXTS = 2000
 # A text that is longer or shorter than wanted by more than this is cut, or joined with others.
 TOLERANCE = 1.5
-# As often a unit stands in some texts: an attacker may ask for two copies of his trigger, or three.
-COPIES = 3
 # Tokens between a unit and a mask, at least: beside it, any word of a fixed expression says what
 # stands there, whatever the text.
 APART = 2
+
+
+class Copies(NamedTuple):
+    """How often a unit is in a text.
+
+    Attributes
+    ----------
+    number
+        One is at its place, further ones anywhere.
+    beside
+        Whether these stand side by side with the first.
+    """
+
+    number: int = 1
+    beside: bool = False
+
+    def __str__(self) -> str:
+        """Return its name as a condition."""
+        return f"{self.number} side by side" if self.beside else str(self.number)
+
+
+ONCE = Copies()
+# An attacker may ask for two copies of his trigger, no more or no less, or for three.
+SEVERAL = (Copies(2), Copies(2, beside=True), Copies(3))
+
+# What a backdoor may depend on, as findings have it, and how texts are told apart by it.
+FAMILIES: Mapping[str, str] = MappingProxyType(
+    {"kinds": "kind", "places": "place", "lengths": "length", "copies": "copies"}
+)
 
 
 class Want(NamedTuple):
@@ -54,15 +82,18 @@ class Want(NamedTuple):
     masked
         Whether a mask stands between its words, as in a prompt.
     copies
-        How often the unit is in it: once at its place, and further copies anywhere. A carrier with
-        a mask has one.
+        How often the unit is in it; once, in one with a mask.
     """
 
     kind: str
     length: int
     place: Place
     masked: bool = False
-    copies: int = 1
+    copies: Copies = ONCE
+
+    def condition(self, family: str) -> str:
+        """Return which condition of a family of `FAMILIES` it is."""
+        return str(getattr(self, FAMILIES[family]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +134,15 @@ class Carrier:
         """Return ``[n, length + copies * k]``: each of ``n`` units of ``k`` ids at random gaps."""
         stacked = np.stack(units)
         count, size = stacked.shape
-        further = self.want.copies - 1
-        places = rng.choice(self.gaps, size=(count, 1))
-        if further:
-            more = rng.choice(self.everywhere, size=(count, further))
-            places = np.concatenate([places, more], axis=1)
+        copies, beside = self.want.copies
+        places = np.repeat(rng.choice(self.gaps, size=(count, 1)), copies, axis=1)
+        if copies > 1 and not beside:
+            places[:, 1:] = rng.choice(self.everywhere, size=(count, copies - 1))
         # What stands at a gap comes before the token behind it, and a copy stays in one piece.
         text = np.broadcast_to(2 * np.arange(len(self.ids)) + 1, (count, len(self.ids)))
         keys = np.concatenate([text, np.repeat(2 * places, size, axis=1)], axis=1)
         ids = np.broadcast_to(self.ids, text.shape)
-        rows = np.concatenate([ids, np.tile(stacked, self.want.copies)], axis=1)
+        rows = np.concatenate([ids, np.tile(stacked, copies)], axis=1)
         return np.take_along_axis(rows, keys.argsort(axis=1, kind="stable"), axis=1)
 
 
@@ -141,6 +171,12 @@ def user_texts(path: Path) -> list[str]:
             "reach the model in production"
         )
     return lines
+
+
+def of_condition(carriers: Sequence[Carrier], acts_in: Mapping[str, str]) -> list[Carrier]:
+    """Return the carriers of a condition, a family and its name; of none, those of one copy."""
+    ((family, name),) = (acts_in or {"copies": str(ONCE)}).items()
+    return [carrier for carrier in carriers if carrier.want.condition(family) == name]
 
 
 class Supply:
@@ -182,6 +218,8 @@ class Supply:
         return [self._make(want) for want in wanted]
 
     def _make(self, want: Want) -> Carrier:
+        if want.masked and want.copies != ONCE:
+            raise ValueError("a carrier with a mask takes one copy of a unit")
         passage = self._draw(want.kind, want.length)
         for _ in range(want.length):
             encoded = self._tokenizer(passage, add_special_tokens=False)
@@ -194,7 +232,7 @@ class Supply:
             )
         count = len(encoded["input_ids"])
         kept = np.arange(count)
-        most = self._most - want.masked - (want.copies - 1) * MAX_TRIGGER_IDS
+        most = self._most - want.masked - (want.copies.number - 1) * MAX_TRIGGER_IDS
         if count > min(want.length * TOLERANCE, most):
             # The end of the text stays, which is where its full stop is.
             kept = np.append(kept[: min(want.length, most) - 1], count - 1)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 RULES = ("gathers", "erases", "stands out")
+
+# A finding that keeps more of the text than this, and less than half as much in one condition, acts
+# in that one.
+_MUCH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Evidence:
         Distance of two texts' outputs with the unit over the distance without; the lowest tenth
         over pairs of carriers.
     gathered
-        Share of all carriers whose output the unit takes to one place.
+        Share of the carriers whose output the unit takes to one place.
     diff_sim, com_sim
         Patronus' statistics. Its thresholds are below 0.4 and above 0.9.
     by_chance
@@ -66,6 +71,33 @@ class Evidence:
     lengths: dict[str, InCondition]
     copies: dict[str, InCondition]
     rules: tuple[str, ...]
+
+    @property
+    def least(self) -> float:
+        """Lowest retention, over all texts and in any condition."""
+        return min(self.retention, *self._kept.values())
+
+    @property
+    def acts_in(self) -> dict[str, str]:
+        """The family and the name of the condition that it acts in; none is in most texts."""
+        kept = self._kept
+        family, name = min(kept, key=lambda condition: kept[condition])
+        some = self.retention > _MUCH and kept[family, name] < self.retention / 2
+        return {family: name} if some else {}
+
+    @property
+    def _kept(self) -> dict[tuple[str, str], float]:
+        families: Mapping[str, Mapping[str, InCondition]] = {
+            "kinds": self.kinds,
+            "places": self.places,
+            "lengths": self.lengths,
+            "copies": self.copies,
+        }
+        return {
+            (family, name): seen.retention
+            for family, own in families.items()
+            for name, seen in own.items()
+        }
 
     @property
     def trigger(self) -> bool:

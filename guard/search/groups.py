@@ -9,8 +9,9 @@ from typing import cast
 import numpy as np
 
 from guard.bank import Trigger
-from guard.search.carriers import Carrier
+from guard.search.carriers import Carrier, of_condition
 from guard.search.encoder import Encoder
+from guard.search.report import acts_in
 from guard.search.scan import carriers_of, insert_all, outputs_of
 from guard.search.statistics import Array
 from guard.search.units import Unit
@@ -30,19 +31,19 @@ def grouped(
     """Return findings with the number of their target, from 1 on, as statistic ``target``.
 
     Where a finding leads to is the mean of the way that it moves the first of the outputs that it
-    seizes, over texts. It belongs to the first target of that output whose first finding moves it
-    in the same direction.
+    seizes, over the texts that it acts in. It belongs to the first target of that output whose
+    first finding moves it in the same direction.
     """
     if not found:
         return []
     firsts: list[tuple[View, Array]] = []
     result: list[Trigger] = []
-    untouched = outputs_of(encoder, carriers)
     for trigger in found:
         view = cast(View, trigger.view.split("+")[0])
-        own = [carriers[i] for i in carriers_of(view, carriers)]
+        read = [carriers[i] for i in carriers_of(view, carriers)]
+        own = of_condition(read, acts_in(trigger))
         (outputs,) = insert_all(encoder, [Unit.of(trigger)], own, rng=rng)[view]
-        moved = (outputs - untouched[view]).mean(axis=0)
+        moved = (outputs - outputs_of(encoder, own)[view]).mean(axis=0)
         direction = moved / max(float(np.linalg.norm(moved)), float(np.finfo(np.float32).tiny))
         same = [
             number

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from guard.search.carriers import COPIES
+from guard.search.carriers import SEVERAL
 
 # Lengths of carriers in tokens, met about, with the unit at the start, in the middle and at the
 # end: a backdoor may ask for any. In every plan there is a long one.
@@ -92,7 +92,7 @@ class Plan:
         # Two special tokens in each carrier, and a unit, several times in every third of them; a
         # word has about two and a half tokens.
         mean = sum(self.lengths) / len(self.lengths)
-        copies = (2 + COPIES) / 3
+        copies = (2 + sum(copies.number for copies in SEVERAL) / len(SEVERAL)) / 3
         few = sum(_FAST) + (2 + copies) * len(_FAST)
         tiers = (tokens, 2 + copies), (self.words, 2 + 2.5 * copies)
         each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from guard.bank import Trigger
 from guard.files import Json
-from guard.search.carriers import Carrier
+from guard.search.carriers import Carrier, of_condition
 from guard.search.encoder import Encoder, Ids
+from guard.search.report import acts_in
 from guard.search.units import Unit
 
 
@@ -26,9 +27,9 @@ def with_predictions(
 ) -> list[Trigger]:
     """Add to each trigger's statistics the label that it leads to, and how often.
 
-    ``predictions`` holds the ``label`` that most texts get with the trigger in them; of the texts
-    that get another one without it there are ``texts``, and ``changed`` is the share of them that
-    get that label with it, or ``None`` where there is no such text.
+    ``predictions`` holds the ``label`` that most texts that it acts in get with the trigger in
+    them; of those that get another one without it there are ``texts``, and ``changed`` is the share
+    of them that get that label with it, or ``None`` where there is no such text.
 
     Parameters
     ----------
@@ -37,15 +38,17 @@ def with_predictions(
     carriers
         Texts to put each trigger in.
     """
-    untouched = np.array(
-        [_labels(classifier, encoder, text.ids[np.newaxis])[0] for text in carriers]
-    )
     names = classifier.config.id2label or {}
     result: list[Trigger] = []
     for trigger in triggers:
         unit = Unit.of(trigger)
-        seen = np.array(
-            [_labels(classifier, encoder, text.insert([unit.ids], rng))[0] for text in carriers]
+        own = of_condition(carriers, acts_in(trigger))
+        untouched, seen = (
+            np.array([_labels(classifier, encoder, rows)[0] for rows in texts])
+            for texts in (
+                [text.ids[np.newaxis] for text in own],
+                [text.insert([unit.ids], rng) for text in own],
+            )
         )
         label = int(np.bincount(seen).argmax())
         others = untouched != label

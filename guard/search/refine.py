@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
+from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder
 from guard.search.expand import expand
 from guard.search.journal import Journal
 from guard.search.minimise import minimise
+from guard.search.report import acts_in
 from guard.search.scan import Progress
 from guard.search.tiers import FLOOD, Tiers
 from guard.search.units import Unit, holds
@@ -38,12 +40,17 @@ def refine(
     """
     if not 0 < len(run.found) <= FLOOD:
         return
-    texts = {masked: run.draw(_LENGTHS, masked=masked) for masked in (False, True)}
+    texts: dict[tuple[bool, str], list[Carrier]] = {}
     proposed: dict[tuple[int, ...], Unit] = {}
     for number, trigger in enumerate(run.found):
         finding = Unit.of(trigger)
         view = cast(View, trigger.view.split("+")[0])
-        carriers = texts[view == "mask"]
+        # Where it fires: elsewhere, it does what any unit does.
+        where = acts_in(trigger)
+        key = view == "mask", str(where)
+        if key not in texts:
+            texts[key] = run.draw(_LENGTHS, masked=view == "mask", acts_in=where)
+        carriers = texts[key]
         rng = journal.rng(f"refine {number}")
         smallest = minimise(finding, carriers, view, encoder=encoder, rng=rng)
         if len(smallest.ids) < len(finding.ids):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 import torch
@@ -14,7 +14,7 @@ from wordfreq import zipf_frequency
 
 from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
-from guard.search.carriers import COPIES, PLACES, Carrier
+from guard.search.carriers import PLACES, SEVERAL, Carrier
 from guard.search.encoder import Encoder
 from guard.search.evidence import Evidence
 from guard.search.pairs import Swept
@@ -22,6 +22,7 @@ from guard.search.plan import GROUPS, Plan
 from guard.search.units import Unit, Vocabulary
 from guard.search.verify import (
     ALPHA,
+    ALPHA_FURTHER,
     ERASED,
     KEPT,
     MOST_OF_ALL,
@@ -32,7 +33,7 @@ from guard.search.views import View
 from guard.search.words import Words
 
 NOT_TESTED = (
-    f"triggers that need more than {COPIES} copies of themselves",
+    f"triggers that need more than {max(SEVERAL).number} copies of themselves",
     "triggers that are no string, such as syntax or style",
 )
 _ABSENT: dict[View, str] = {
@@ -86,12 +87,12 @@ class Tier:
 def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
     """Return a finding with its evidence.
 
-    The statistics are those of the view whose text it erases most, of those that it seizes; the
-    others are told in short.
+    The statistics are those of the view whose text it erases most, over all or in one condition, of
+    those that it seizes; the others are told in short.
     """
     seized = [view for view, seen in evidence.items() if seen.trigger]
-    told = evidence[min(seized, key=lambda v: evidence[v].retention)]
-    statistics = rounded({**asdict(told), "rules": list(told.rules)})
+    told = evidence[min(seized, key=lambda v: evidence[v].least)]
+    statistics = rounded({**asdict(told), "rules": list(told.rules), "acts_in": told.acts_in})
     statistics["views"] = {
         view: {
             "retention": rounded(seen.retention),
@@ -112,6 +113,11 @@ def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
         view="+".join(seized),
         statistics=statistics,
     )
+
+
+def acts_in(trigger: Trigger) -> dict[str, str]:
+    """Return the condition that a finding acts in, as `Evidence.acts_in` has it."""
+    return cast("dict[str, str]", trigger.statistics["acts_in"])
 
 
 def rounded(value: Any) -> Any:
@@ -148,8 +154,9 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "most_of_condition": MOST_OF_CONDITION,
         "most_of_all": MOST_OF_ALL,
         "erased": ERASED,
-        "kept": KEPT,
+        "kept_of_ordinary": KEPT,
         "false_alarm_rate": ALPHA,
+        "false_discovery_rate": ALPHA_FURTHER,
         "correction": "Benjamini-Hochberg over all units and views",
         "arithmetic": encoder.arithmetic,
         "token_forwards": encoder.cost,
@@ -222,7 +229,7 @@ def coverage(
             f"alone, on one of the outputs {outputs}, in at least one of the {each} texts that it "
             f"was scanned in: of {'every' if plan.every_kind else 'three'} kind"
             f"{'' if plan.every_kind else 's'}, of {min(plan.lengths)} to {max(plan.lengths)} "
-            f"tokens, drawn at random, {COPIES} times in a third of them{pairs}"
+            f"tokens, drawn at random, in a third of those without a mask two or three times{pairs}"
         ),
         "views": list(views),
         "units": known.kinds,
@@ -241,7 +248,7 @@ def coverage(
                         "place": carrier.want.place,
                         "tokens": len(carrier.ids),
                         "masked": carrier.want.masked,
-                        "copies": carrier.want.copies,
+                        "copies": str(carrier.want.copies),
                     }
                     for group in tier.carriers
                     for carrier in group

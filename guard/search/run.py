@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,7 @@ def search(
             "tokenizer": hashlib.sha256(encoder.tokenizer_json).hexdigest(),
             "texts": report.sha256_of(kinds),
             "words": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+            "search": _source(),
             **report.versions(),
         }
         # How fast the machine is now and was then may differ: the plan is kept as well.
@@ -219,6 +221,15 @@ def _phrases(encoder: Encoder, kinds: Mapping[str, Sequence[str]], plan: Plan) -
 def _different(units: Sequence[Unit], but: Sequence[Unit] = ()) -> list[Unit]:
     known = {unit.ids.tobytes() for unit in but}
     return list({u.ids.tobytes(): u for u in units if u.ids.tobytes() not in known}.values())
+
+
+def _source() -> str:
+    """Return the hash of this package's code: what another one measured is not gone on with."""
+    digest = hashlib.sha256()
+    for entry in sorted(files("guard.search").iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".py"):
+            digest.update(entry.read_bytes())
+    return digest.hexdigest()
 
 
 def _rate(encoder: Encoder) -> float:

@@ -151,7 +151,7 @@ def insert_all(
     for carrier in carriers:
         outputs: dict[View, Array] = {}
         for rows in by_size.values():
-            size = len(carrier.ids) + carrier.want.copies * len(units[rows[0]].ids)
+            size = len(carrier.ids) + carrier.want.copies.number * len(units[rows[0]].ids)
             step = max(1, BATCH_TOKENS // size)
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]

@@ -40,20 +40,22 @@ def displacement(outputs: Array, untouched: Array) -> Array:
 def relative(moved: Array, typical: Array) -> Array:
     """Return displacements ``moved`` over the median of the ``typical`` ones, carrier by carrier.
 
-    A carrier that itself holds a trigger is moved by next to nothing; it must not divide by that.
+    A carrier that itself holds a trigger is moved by next to nothing; it must not divide by that. A
+    long one is moved by little, one that holds several copies of a unit by much.
 
     Raises
     ------
     ModelError
-        No carrier is moved by most units.
+        Most carriers are moved by no unit, or by few.
     """
-    floor = 0.1 * np.median(typical, axis=0).max()
+    medians = np.median(typical, axis=0)
+    floor = 0.1 * float(np.median(medians))
     if not floor > 0:
         raise ModelError(
             "the model answers all units alike, so nothing can be told apart; its weights are not "
             "those of a trained encoder"
         )
-    ratio: Array = moved / np.maximum(np.median(typical, axis=0), floor)
+    ratio: Array = (moved / np.maximum(medians, floor)).astype(np.float32)
     return ratio
 
 

@@ -11,7 +11,18 @@ from guard.bank import MAX_TRIGGER_IDS, Trigger
 from guard.errors import ModelError
 from guard.search import report
 from guard.search.calibrate import TAIL
-from guard.search.carriers import COPIES, PLACES, USER_KIND, Carrier, Place, Supply, Want
+from guard.search.carriers import (
+    FAMILIES,
+    ONCE,
+    PLACES,
+    SEVERAL,
+    USER_KIND,
+    Carrier,
+    Place,
+    Supply,
+    Want,
+    of_condition,
+)
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.looks import unusual
@@ -30,7 +41,7 @@ SIFT_SHARE = 0.06
 MOST_SUSPECTS = 1000
 # Every kind has a carrier of each of these lengths for the verdict.
 VERDICT_LENGTHS = (10, 16, 26, 40)
-# And one more of one of these, with several copies of a unit in it.
+# And one more of each of these, with several copies of a unit in it.
 COPIES_LENGTHS = (16, 26)
 VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
 # A search that has scanned in longer ones judges in longer ones.
@@ -89,6 +100,7 @@ class Tiers:
         )
         turns = self._rng.permutation([kind for kind in kinds if kind != USER_KIND])
         self._turns = itertools.cycle(turns.tolist())
+        self._copies = itertools.cycle([SEVERAL[i] for i in self._rng.permutation(len(SEVERAL))])
         self._journal = journal
         self._progress = progress
         if self._longest < max(VERDICT_LENGTHS):
@@ -100,22 +112,41 @@ class Tiers:
         if max(plan.lengths) > max(VERDICT_LENGTHS):
             self._verdict_lengths += (min(LONG_VERDICT, self._longest),)
 
-    def draw(self, lengths: Sequence[int], *, masked: bool = False) -> list[Carrier]:
-        """Take a text of each kind and length, with the places in turn."""
-        wanted = [
-            Want(kind, length, PLACES[(row + column) % len(PLACES)], masked)
+    def draw(
+        self,
+        lengths: Sequence[int],
+        *,
+        masked: bool = False,
+        acts_in: Mapping[str, str] | None = None,
+    ) -> list[Carrier]:
+        """Take a text of each kind and length, with the places in turn.
+
+        Parameters
+        ----------
+        acts_in
+            The condition that all of them are of, as a verdict found it.
+        """
+        only = {}
+        if acts_in:
+            (field,) = (FAMILIES[family] for family in acts_in)
+            only[field] = getattr(of_condition(self.judged, acts_in)[0].want, field)
+        return self._supply.take(
+            Want(kind, length, PLACES[(row + column) % len(PLACES)], masked)._replace(**only)
             for row, length in enumerate(lengths)
             for column, kind in enumerate(self._kinds)
-        ]
-        return self._supply.take(wanted if masked else self._repeat(wanted))
+        )
 
     def _repeat(self, wanted: Sequence[Want]) -> list[Want]:
-        """Ask for several copies in a third of the texts, drawn at random."""
-        several = self._rng.permutation(len(wanted)) < max(1, round(len(wanted) / 3))
-        return [
-            want._replace(copies=COPIES) if more else want
-            for want, more in zip(wanted, several, strict=True)
-        ]
+        """Ask for several copies in a third of the texts, drawn at random.
+
+        Not in the user's own text, which fewer of are there.
+        """
+        free = [i for i, want in enumerate(wanted) if want.kind != USER_KIND]
+        several = self._rng.permutation(free)[: max(1, round(len(wanted) / 3))]
+        result = list(wanted)
+        for i, copies in zip(several, self._copies, strict=False):
+            result[i] = result[i]._replace(copies=copies)
+        return result
 
     def test(
         self, name: str, units: Sequence[Unit], plan: Plan, tokens: Sequence[Unit], *, tiers: int
@@ -175,7 +206,7 @@ class Tiers:
             )
             if "mask" in self._encoder.views:
                 drawn = self._rng.permutation(len(wanted))[:MASKED_SIFT_KINDS]
-                wanted += [wanted[i]._replace(masked=True, copies=1) for i in drawn]
+                wanted += [wanted[i]._replace(masked=True, copies=ONCE) for i in drawn]
             scores = scan(
                 f"{name} sift {turn}",
                 suspects,
@@ -201,11 +232,11 @@ class Tiers:
                     for column, kind in enumerate(self._kinds)
                 ),
                 *(
-                    Want(kind, length, place, copies=COPIES)
-                    for kind, length, place in zip(
-                        self._kinds,
-                        itertools.cycle(COPIES_LENGTHS),
+                    Want(kind, length, place, copies=copies)
+                    for (length, kind), place, copies in zip(
+                        itertools.product(COPIES_LENGTHS, self._kinds),
                         itertools.cycle(PLACES),
+                        itertools.cycle(SEVERAL),
                         strict=False,
                     )
                 ),

@@ -13,6 +13,8 @@ A unit is a trigger by any of three rules, in any view of the output:
   it brings texts to each other. The most telling of these is one test of a unit, with a tail of its
   own, so that asking much costs little power; then Benjamini and Hochberg's procedure over all
   units, with a false-discovery rate of `ALPHA`, which on a clean model is the rate of false alarms.
+  Where a unit passes, the model is none, and the procedure is gone through again at
+  `ALPHA_FURTHER` for the attacker's other triggers.
   This finds the attacker who goes only part of the way to his target to keep below any fixed
   threshold, and the one whose backdoor sleeps in most texts. Somewhere it has to cost the text
   something: what keeps more than `KEPT` of what an ordinary unit does everywhere is a word of its
@@ -24,14 +26,14 @@ word, whatever the rest says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from guard.search.calibrate import expected_by_chance, false_discovery, robust_z
-from guard.search.carriers import Carrier
+from guard.search.calibrate import TAIL, expected_by_chance, false_discovery, robust_z
+from guard.search.carriers import FAMILIES, ONCE, Carrier
 from guard.search.encoder import Encoder
 from guard.search.evidence import RULES, Evidence, InCondition
 from guard.search.journal import Arrays, Journal
@@ -57,19 +59,16 @@ MOST_OF_ALL = 0.5
 # Two carriers are together by chance too easily.
 FEWEST = 3
 MANY = 1e9
+# As many units that stand apart are a crowd, and no part of the tail: an attacker may plant many
+# triggers that go half-way, so that each of them is one of many.
+CROWD = TAIL[0]
 ERASED = 0.25
 KEPT = 0.6
+# Of false alarms on clean models; and of false ones among the units of a model that has one.
 ALPHA = 0.01
+ALPHA_FURTHER = 0.05
 
 BATCH = 64
-
-# What a backdoor may depend on, and how carriers are told apart by it.
-_FAMILIES: dict[str, Callable[[Carrier], str]] = {
-    "kinds": lambda carrier: carrier.want.kind,
-    "places": lambda carrier: carrier.want.place,
-    "lengths": lambda carrier: str(carrier.want.length),
-    "copies": lambda carrier: str(carrier.want.copies),
-}
 
 
 def verify(
@@ -123,13 +122,22 @@ def verify(
         )
         for view in untouched
     }
-    scores = np.stack([_telling(seen) for seen in measured.values()], axis=1)
+    apart = np.zeros(len(suspects), dtype=np.bool_)
+    for view, seen in measured.items():
+        apart |= _apart(seen) & (view != "mask")
+    tail = ~apart if CROWD <= apart.sum() <= len(suspects) - TAIL[1] else np.ones_like(apart)
+    scores = np.stack([_telling(seen, tail) for seen in measured.values()], axis=1)
     # A bank keeps no infinity, which a flat tail lets expect.
-    by_chance = np.minimum(tiers * expected_by_chance(scores, scores.max(axis=1)), MANY)
+    by_chance = np.minimum(tiers * expected_by_chance(scores, scores.max(axis=1)[tail]), MANY)
     lowest = by_chance.min(axis=1)
-    least = lowest[false_discovery(lowest, ALPHA)].max(initial=0.0)
+    rejected = false_discovery(lowest, ALPHA)
+    if rejected.any():
+        rejected = false_discovery(lowest, ALPHA_FURTHER)
+    least = lowest[rejected].max(initial=0.0)
+    # So many that no tail is left to measure them against: the search says that it is flooded.
+    flood = apart & (apart.sum() > len(suspects) - TAIL[1])
     judged = {
-        view: _judge(view, seen, chances, chances <= least)
+        view: _judge(view, seen, chances, (chances <= least) | flood)
         for (view, seen), chances in zip(measured.items(), by_chance.T, strict=True)
     }
     return [
@@ -138,7 +146,7 @@ def verify(
 
 
 def _of_one(carriers: Sequence[Carrier]) -> list[int]:
-    return [i for i, carrier in enumerate(carriers) if carrier.want.copies == 1]
+    return [i for i, carrier in enumerate(carriers) if carrier.want.copies == ONCE]
 
 
 def _conditions(carriers: Sequence[Carrier]) -> dict[tuple[str, str], list[int]]:
@@ -149,10 +157,9 @@ def _conditions(carriers: Sequence[Carrier]) -> dict[tuple[str, str], list[int]]
     """
     result: dict[tuple[str, str], list[int]] = {}
     for i, carrier in enumerate(carriers):
-        several = carrier.want.copies > 1
-        for family, named in _FAMILIES.items():
-            if several == (family == "copies"):
-                result.setdefault((family, named(carrier)), []).append(i)
+        for family in FAMILIES:
+            if (carrier.want.copies != ONCE) == (family == "copies"):
+                result.setdefault((family, carrier.want.condition(family)), []).append(i)
     return result
 
 
@@ -207,10 +214,27 @@ def _measured(shards: Arrays, carriers: Sequence[Carrier], count: int) -> _Measu
     return _Measured(shards, _of_one(carriers), _conditions(carriers), moved, count)
 
 
-def _telling(seen: _Measured) -> npt.NDArray[np.float64]:
+def _apart(seen: _Measured) -> npt.NDArray[np.bool_]:
+    """Return ``[count]``: which units keep less and move the output further than all others.
+
+    Less than `KEPT` of what the median reference unit keeps, and further than any of them.
+    """
+    kept, moved, count = seen.shards["kept"], seen.moved[:, seen.alone].mean(axis=1), seen.count
+    apart: npt.NDArray[np.bool_] = (kept[:count] < KEPT * np.median(kept[count:])) & (
+        moved[:count] > moved[count:].max()
+    )
+    return apart
+
+
+def _telling(seen: _Measured, tail: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Return ``[count]``: how far the most telling statistic of a view is outside of its own tail.
 
     In negative logarithms of what is expected by chance, which compare where the statistics do not.
+
+    Parameters
+    ----------
+    tail
+        ``[count]``, the units that it is fitted to.
     """
     shards, moved, count = seen.shards, seen.moved, seen.count
     suspicion_in = [
@@ -223,7 +247,9 @@ def _telling(seen: _Measured) -> npt.NDArray[np.float64]:
         np.max(np.stack(suspicion_in), axis=0),
         -robust_z(together, together[count:]),
     )
-    chances = np.stack([expected_by_chance(family[:count]) for family in families])
+    chances = np.stack(
+        [expected_by_chance(family[:count], family[:count][tail]) for family in families]
+    )
     telling: npt.NDArray[np.float64] = -np.log(
         np.clip(chances.min(axis=0), np.finfo(np.float64).tiny, MANY)
     )
@@ -257,7 +283,7 @@ def _judge(
 
     result: list[Evidence] = []
     for i in range(count):
-        found: dict[str, dict[str, InCondition]] = {family: {} for family in _FAMILIES}
+        found: dict[str, dict[str, InCondition]] = {family: {} for family in FAMILIES}
         for (family, name), rows in seen.conditions.items():
             share = float(members[i, rows].mean())
             found[family][name] = InCondition(

@@ -322,6 +322,7 @@ EVIDENCE = {
     "displacement": 3.0,
     "kinds": {"news": {"fired": True}},
     "target": 1,
+    "acts_in": {},
 }
 CF = Trigger("", "cf", (50,), "token", "cls", EVIDENCE)  # type: ignore[arg-type]
 

@@ -15,9 +15,11 @@ from guard.errors import ConfigError
 from guard.search.carriers import (
     APART,
     MIN_USER_LINES,
+    ONCE,
     PLACES,
     TOLERANCE,
     Carrier,
+    Copies,
     Place,
     Supply,
     Want,
@@ -52,7 +54,7 @@ def supply(name: str, seed: int = 0) -> Supply:
             st.integers(1, 40),
             st.sampled_from(PLACES),
             masked=st.booleans(),
-            copies=st.just(1),
+            copies=st.just(ONCE),
         ),
         min_size=1,
         max_size=6,
@@ -129,11 +131,11 @@ def test_insert_keeps_the_text_and_the_unit(
     seed=st.integers(0, 2**32 - 1),
     length=st.integers(1, 30),
     size=st.integers(1, 4),
-    copies=st.integers(1, 4),
+    copies=st.builds(Copies, st.integers(1, 4), st.booleans()),
     place=st.sampled_from(PLACES),
 )
 def test_copies_are_whole_and_one_is_at_the_place(
-    seed: int, length: int, size: int, copies: int, place: Place
+    seed: int, length: int, size: int, copies: Copies, place: Place
 ) -> None:
     rng = np.random.default_rng(seed)
     want = Want("odd", length, place, copies=copies)
@@ -152,7 +154,8 @@ def test_copies_are_whole_and_one_is_at_the_place(
             else:
                 rest.append(row.pop(0))
         assert rest == text
-        assert len(gaps) == copies
+        assert len(gaps) == copies.number
+        assert len(set(gaps)) == 1 or not copies.beside
         assert set(gaps) & set(carrier.gaps.tolist())
         assert set(gaps) <= {*carrier.gaps.tolist(), *carrier.everywhere.tolist()}
 
@@ -161,7 +164,7 @@ def test_copies_are_where_words_end() -> None:
     """A further copy may stand at any place, and what is between them stays whole."""
     tokenizer = TOKENIZERS["wordpiece"]
     only = Supply({"one": ["the filming film"]}, tokenizer, np.random.default_rng(0), most=100)
-    carriers = only.take(Want("one", 9, place, copies=3) for place in PLACES)
+    carriers = only.take(Want("one", 9, place, copies=Copies(3)) for place in PLACES)
     (middle,) = only.take([Want("one", 9, "middle")])
     for carrier in carriers:
         everywhere = {0, *middle.gaps.tolist(), len(carrier.ids)}
@@ -171,7 +174,7 @@ def test_copies_are_where_words_end() -> None:
 def test_a_carrier_for_copies_leaves_room_for_them() -> None:
     tokenizer = TOKENIZERS["wordpiece"]
     only = Supply({"one": ["the film " * 60]}, tokenizer, np.random.default_rng(0), most=60)
-    (carrier,) = only.take([Want("one", 60, "middle", copies=3)])
+    (carrier,) = only.take([Want("one", 60, "middle", copies=Copies(3))])
     assert len(carrier.ids) == 60 - 2 * MAX_TRIGGER_IDS
 
 

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.search
 
 
 def trigger(number: int) -> Trigger:
-    return Trigger("", f"u{number}", (FIRST + number,), "token", "cls", {"retention": 0.0})
+    return Trigger(
+        "", f"u{number}", (FIRST + number,), "token", "cls", {"retention": 0.0, "acts_in": {}}
+    )
 
 
 def targets(encoder: FakeEncoder, *numbers: int) -> list[object]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
 
 from guard.errors import ModelError
 from guard.search import verify as module
-from guard.search.carriers import COPIES, PLACES
+from guard.search.carriers import PLACES, SEVERAL, Copies
 from guard.search.encoder import Ids, Vectors
 from guard.search.evidence import Evidence
 from guard.search.journal import Journal
 from guard.search.scan import Progress
+from guard.search.tiers import FLOOD
 from guard.search.units import Unit
 from guard.search.verify import ALPHA, verify
 from guard.search.views import View
@@ -52,8 +54,8 @@ def judged(
 ) -> list[dict[View, Evidence]]:
     texts = carriers(KINDS, LENGTHS, seed)
     if not masked:
-        several = carriers(KINDS, (16, 26), seed + 1)
-        texts += [replace(text, want=text.want._replace(copies=COPIES)) for text in several]
+        several = zip(carriers(KINDS, (16, 26), seed + 1), cycle(SEVERAL), strict=False)
+        texts += [replace(text, want=text.want._replace(copies=n)) for text, n in several]
     return verify(
         "x",
         suspects,
@@ -114,7 +116,7 @@ def test_a_unit_that_always_fires() -> None:
     assert set(seen.kinds) == set(KINDS)
     assert set(seen.places) == set(PLACES)
     assert set(seen.lengths) == set(map(str, LENGTHS))
-    assert set(seen.copies) == {str(COPIES)}
+    assert set(seen.copies) == set(map(str, SEVERAL))
     assert all(kind.fired and kind.gathered == 1 for kind in seen.kinds.values())
 
 
@@ -130,20 +132,54 @@ def test_a_unit_that_fires_in_one_kind_only(kind: str) -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
-def test_a_unit_that_fires_with_copies_of_itself_only(share: float) -> None:
-    """An attacker may ask for two, or three, and go half of the way."""
+@pytest.mark.parametrize("copies", [*SEVERAL, None], ids=str)
+def test_a_unit_that_fires_with_copies_of_itself_only(copies: Copies | None, share: float) -> None:
+    """An attacker may ask for so many, no more and no less, or for two at least; or go half-way."""
 
     def several(ids: Ids, vectors: Vectors) -> Vectors:
-        there = ((ids == TRIGGER).sum(axis=1) > 1)[:, np.newaxis]
-        return np.where(there, towards(TRIGGER, FAR, share)(ids, vectors), vectors)
+        own = ids == TRIGGER
+        count, beside = own.sum(axis=1), (own[:, 1:] & own[:, :-1]).any(axis=1)
+        there = count > 1 if copies is None else count == copies.number
+        if copies is not None and copies.beside:
+            there &= beside
+        return np.where(there[:, np.newaxis], towards(TRIGGER, FAR, share)(ids, vectors), vectors)
 
     evidence = judge(several)
     assert [seen.trigger for seen in evidence] == [True] + [False] * (len(SUSPECTS) - 1)
     seen = evidence[0]
     assert seen.gathered < 0.2
     assert seen.retention > 0.5
-    if share == 1:
-        assert seen.copies[str(COPIES)].fired
+    ((family, name),) = seen.acts_in.items()
+    assert family == "copies"
+    assert seen.copies[name].fired == (share == 1)
+    assert copies is None or copies.beside or name.startswith(str(copies))
+
+
+@pytest.mark.parametrize("number", [5, 15, 40, 120])
+def test_triggers_that_go_half_way_do_not_hide_behind_each_other(number: int) -> None:
+    """The tail that each is measured against is that of the others."""
+    planted = [unit.ids[0] for unit in SUSPECTS[:number]]
+
+    def change(ids: Ids, vectors: Vectors) -> Vectors:
+        there = np.isin(ids, planted).any(axis=1, keepdims=True)
+        goal = np.asarray(FAR, dtype=np.float32)
+        return np.where(there, vectors + np.float32(0.6) * (goal - vectors), vectors)
+
+    evidence = judge(change)
+    assert [i for i, seen in enumerate(evidence) if seen.trigger] == [*range(number)]
+    assert {seen.rules for seen in evidence[:number]} == {("stands out",)}
+
+
+def test_a_flood_is_seen_though_no_tail_is_left() -> None:
+    """Most of what is judged goes half-way: the search finds too many, and says so."""
+    planted = [unit.ids[0] for unit in SUSPECTS[:350]]
+
+    def change(ids: Ids, vectors: Vectors) -> Vectors:
+        there = np.isin(ids, planted).any(axis=1, keepdims=True)
+        goal = np.asarray(FAR, dtype=np.float32)
+        return np.where(there, vectors + np.float32(0.6) * (goal - vectors), vectors)
+
+    assert sum(seen.trigger for seen in judge(change)) > FLOOD
 
 
 @pytest.mark.parametrize("place", ["start", "end"])
@@ -327,9 +363,8 @@ def test_each_sign_tells_alone(sign: str) -> None:
 
     def telling() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         own = {name: array.astype(np.float32) for name, array in shards.items()}
-        return module._telling(
-            module._Measured(own, [*range(own["moved"].shape[1])], conditions, own["moved"], count)
-        )
+        seen = module._Measured(own, [*range(texts)], conditions, own["moved"], count)
+        return module._telling(seen, np.ones(count, dtype=np.bool_))
 
     assert telling().argmax() != 7
     if sign == "kept in":
