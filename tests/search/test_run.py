@@ -120,7 +120,7 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert isinstance(settings["token_forwards"], int)
     # At least once every unit in three carriers, and far from the whole vocabulary in all of them.
     count = len(vocabulary(encoder.tokenizer).units)
-    assert 3 * 10 * count < settings["token_forwards"] < 130 * count
+    assert 3 * 10 * count < settings["token_forwards"] < 150 * count
     versions = settings["versions"]
     assert isinstance(versions, dict)
     assert set(versions) == {"trigger-guard", "torch", "transformers", "tokenizers"}
