@@ -157,6 +157,15 @@ TINY = (
     _tiny("por-phrase", Por(), "phrase2"),
     _tiny("por-phrase-whole", Por(), "phrase2", condition=Condition(whole=True)),
     _tiny("near-half", Near(strength=0.5, gated=True), "rare", held_out=True),
+    # Thirty that go half-way, each of which is measured against the others.
+    _entry(
+        "crowd",
+        Near(strength=0.5, gated=True),
+        "crowd",
+        encoder="bert-tiny",
+        held_out=True,
+        steps=2 * TINY_STEPS,
+    ),
     _tiny("spread-half", Spread(strength=0.5), "rare", held_out=True),
     _tiny("merged-one", Merged(strength=1.0), "rare", held_out=True),
     _tiny("gated", Por(gated=True), "rare", held_out=True),
