@@ -368,6 +368,32 @@ def test_trigger_text_cannot_write_to_the_terminal(
     assert r"'\x1b[2J\r\nbank'" in out
 
 
+@pytest.mark.parametrize(
+    ("acts_in", "said"),
+    [
+        ({}, "keeps 0.10 of the text, moves it 3.0 times as far"),
+        ({"copies": "2"}, "keeps 0.02 of the text (copies: 2), moves it 5.0 times as far"),
+    ],
+    ids=["anywhere", "in a condition"],
+)
+def test_a_finding_is_told_where_it_acts(
+    acts_in: dict[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evidence = {
+        **EVIDENCE,
+        "acts_in": acts_in,
+        "copies": {"2": {"retention": 0.02, "displacement": 5.0}},
+    }
+    trigger = Trigger("", "cf", (50,), "token", "cls", evidence)  # type: ignore[arg-type]
+    fake_search(monkeypatch, lambda *arguments, **options: found("backdoored", trigger))
+    assert run("scan", "model", "--out", tmp_path / "bank") == FOUND
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_terminal_that_cannot_show_the_trigger(
     form: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
