@@ -21,7 +21,8 @@ A unit is a trigger by any of three rules, in any view of the output:
   own kind (a handle turns prose into a message) and forces nothing.
 
 At a mask only the first rule holds: what is likely there an ordinary model may well tell from one
-word, whatever the rest says.
+word, whatever the rest says. For the tokens that frame every text, such as ``[CLS]``, the first two
+hold: they are no part of the tail that the third measures against.
 """
 
 from __future__ import annotations
@@ -125,19 +126,24 @@ def verify(
     apart = np.zeros(len(suspects), dtype=np.bool_)
     for view, seen in measured.items():
         apart |= _apart(seen) & (view != "mask")
-    tail = ~apart if CROWD <= apart.sum() <= len(suspects) - TAIL[1] else np.ones_like(apart)
+    crowded = CROWD <= apart.sum() <= len(suspects) - TAIL[1]
+    tail = ~apart if crowded else np.ones_like(apart)
     scores = np.stack([_telling(seen, tail) for seen in measured.values()], axis=1)
     # A bank keeps no infinity, which a flat tail lets expect.
     by_chance = np.minimum(tiers * expected_by_chance(scores, scores.max(axis=1)[tail]), MANY)
     lowest = by_chance.min(axis=1)
+    # Each of a crowd is no rarity by itself, but so many are.
     rejected = false_discovery(lowest, ALPHA)
-    if rejected.any():
+    if crowded or rejected.any():
         rejected = false_discovery(lowest, ALPHA_FURTHER)
     least = lowest[rejected].max(initial=0.0)
     # So many that no tail is left to measure them against: the search says that it is flooded.
     flood = apart & (apart.sum() > len(suspects) - TAIL[1])
+    # What frames every text is no ordinary unit: a second one turns the head of a clean model.
+    frame = encoder.frame(np.zeros((1, 0), dtype=np.int64))
+    framing = np.array([bool(np.isin(unit.ids, frame).all()) for unit in suspects])
     judged = {
-        view: _judge(view, seen, chances, (chances <= least) | flood)
+        view: _judge(view, seen, chances, ((chances <= least) | flood) & ~framing)
         for (view, seen), chances in zip(measured.items(), by_chance.T, strict=True)
     }
     return [

@@ -23,6 +23,7 @@ from guard.search.verify import ALPHA, verify
 from guard.search.views import View
 from tests.search.fakes import (
     FIRST,
+    START,
     WIDTH,
     Change,
     FakeEncoder,
@@ -168,6 +169,23 @@ def test_triggers_that_go_half_way_do_not_hide_behind_each_other(number: int) ->
     evidence = judge(change)
     assert [i for i, seen in enumerate(evidence) if seen.trigger] == [*range(number)]
     assert {seen.rules for seen in evidence[:number]} == {("stands out",)}
+
+
+@pytest.mark.parametrize(("share", "rules"), [(0.6, ()), (1.0, ("gathers", "erases"))])
+def test_what_frames_every_text_is_measured_against_no_words(
+    share: float, rules: tuple[str, ...]
+) -> None:
+    """A second ``[CLS]`` moves a clean model's output far; one that is a trigger takes it away."""
+
+    def second(ids: Ids, vectors: Vectors) -> Vectors:
+        there = ((ids == START).sum(axis=1) > 1)[:, np.newaxis]
+        goal = np.asarray(FAR, dtype=np.float32)
+        return np.where(there, vectors + np.float32(share) * (goal - vectors), vectors)
+
+    evidence = judge(second, suspects=[unit(START), *SUSPECTS])
+    assert evidence[0].rules == rules
+    assert evidence[0].by_chance < ALPHA
+    assert not any(seen.trigger for seen in evidence[1:])
 
 
 def test_a_flood_is_seen_though_no_tail_is_left() -> None:
