@@ -25,7 +25,7 @@ from guard.search.verify import (
     ALPHA_FURTHER,
     ERASED,
     KEPT,
-    MOST_OF_ALL,
+    MORE_THAN_USUAL,
     MOST_OF_CONDITION,
     RADIUS,
 )
@@ -152,7 +152,7 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
     return {
         "radius": RADIUS,
         "most_of_condition": MOST_OF_CONDITION,
-        "most_of_all": MOST_OF_ALL,
+        "more_than_usual": MORE_THAN_USUAL,
         "erased": ERASED,
         "kept_of_ordinary": KEPT,
         "false_alarm_rate": ALPHA,

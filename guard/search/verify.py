@@ -56,7 +56,8 @@ from guard.search.views import View
 RADIUS = 0.2
 # Of the carriers of one kind, place or length, or of all, this share has to be in one place.
 MOST_OF_CONDITION = 0.75
-MOST_OF_ALL = 0.5
+# And this much more of them than the median reference unit brings there, of all or of a condition.
+MORE_THAN_USUAL = 0.5
 # Two carriers are together by chance too easily.
 FEWEST = 3
 MANY = 1e9
@@ -287,6 +288,12 @@ def _judge(
         [own[:count] < KEPT * np.median(own[count:]) for own in (kept, *kept_in.values())], axis=0
     )
 
+    # Nor is it a sign to gather texts where most units do: there, the output tells no text.
+    usual = {
+        c: np.median(members[count:, rows].mean(axis=1)) for c, rows in seen.conditions.items()
+    }
+    usual_alone = np.median(share_alone[count:])
+
     result: list[Evidence] = []
     for i in range(count):
         found: dict[str, dict[str, InCondition]] = {family: {} for family in FAMILIES}
@@ -296,10 +303,14 @@ def _judge(
                 retention=float(kept_in[family, name][i]),
                 displacement=float(moved_in[family, name][i]),
                 gathered=share,
-                fired=share >= MOST_OF_CONDITION and len(rows) >= FEWEST,
+                fired=(
+                    share >= MOST_OF_CONDITION
+                    and share >= usual[family, name] + MORE_THAN_USUAL
+                    and len(rows) >= FEWEST
+                ),
             )
         fired = any(item.fired for family in found.values() for item in family.values())
-        gathers = fired or share_alone[i] >= MOST_OF_ALL
+        gathers = fired or share_alone[i] >= usual_alone + MORE_THAN_USUAL
         fits = (gathers, erases[i], outside[i] and costs[i])
         holds = dict(zip(RULES, fits if view != "mask" else (gathers, False, False), strict=True))
         result.append(

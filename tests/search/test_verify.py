@@ -188,6 +188,20 @@ def test_what_frames_every_text_is_measured_against_no_words(
     assert not any(seen.trigger for seen in evidence[1:])
 
 
+def test_where_most_units_gather_texts_it_is_no_sign() -> None:
+    """An output that tells no text from another is at one place whatever is put in."""
+
+    def nothing(ids: Ids, vectors: Vectors) -> Vectors:
+        known = [one.ids[0] for one in (*SUSPECTS, *REFERENCE)]
+        there = np.isin(ids, known).any(axis=1, keepdims=True)
+        moved = (FAR + 0.02 * vectors).astype(np.float32)
+        return np.where(there, moved, vectors)
+
+    evidence = judge(nothing)
+    assert min(seen.gathered for seen in evidence) > 0.9
+    assert not any("gathers" in seen.rules for seen in evidence)
+
+
 def test_a_flood_is_seen_though_no_tail_is_left() -> None:
     """Most of what is judged goes half-way: the search finds too many, and says so."""
     planted = [unit.ids[0] for unit in SUSPECTS[:350]]
