@@ -13,8 +13,8 @@ A unit is a trigger by any of three rules, in any view of the output:
   it brings texts to each other. The most telling of these is one test of a unit, with a tail of its
   own, so that asking much costs little power; then Benjamini and Hochberg's procedure over all
   units, with a false-discovery rate of `ALPHA`, which on a clean model is the rate of false alarms.
-  Where a unit passes, the model is none, and the procedure is gone through again at
-  `ALPHA_FURTHER` for the attacker's other triggers.
+  Where a unit passes that neither gathers nor erases, the procedure is gone through again for such
+  units alone, at `ALPHA_FURTHER`, for the attacker's other triggers.
   This finds the attacker who goes only part of the way to his target to keep below any fixed
   threshold, and the one whose backdoor sleeps in most texts. Somewhere it has to cost the text
   something: what keeps more than `KEPT` of what an ordinary unit does everywhere is a word of its
@@ -132,24 +132,30 @@ def verify(
     scores = np.stack([_telling(seen, tail) for seen in measured.values()], axis=1)
     # A bank keeps no infinity, which a flat tail lets expect.
     by_chance = np.minimum(tiers * expected_by_chance(scores, scores.max(axis=1)[tail]), MANY)
-    lowest = by_chance.min(axis=1)
-    # Each of a crowd is no rarity by itself, but so many are.
-    rejected = false_discovery(lowest, ALPHA)
-    if crowded or rejected.any():
-        rejected = false_discovery(lowest, ALPHA_FURTHER)
-    least = lowest[rejected].max(initial=0.0)
-    # So many that no tail is left to measure them against: the search says that it is flooded.
-    flood = apart & (apart.sum() > len(suspects) - TAIL[1])
     # What frames every text is no ordinary unit: a second one turns the head of a clean model.
     frame = encoder.frame(np.zeros((1, 0), dtype=np.int64))
     framing = np.array([bool(np.isin(unit.ids, frame).all()) for unit in suspects])
-    judged = {
-        view: _judge(view, seen, chances, ((chances <= least) | flood) & ~framing)
-        for (view, seen), chances in zip(measured.items(), by_chance.T, strict=True)
-    }
-    return [
-        dict(zip(judged, evidence, strict=True)) for evidence in zip(*judged.values(), strict=True)
-    ]
+
+    def judge(outside: npt.NDArray[np.bool_]) -> list[dict[View, Evidence]]:
+        own = (outside & ~framing[:, np.newaxis]).T
+        judged = [
+            _judge(view, seen, *by_view)
+            for (view, seen), *by_view in zip(measured.items(), by_chance.T, own, strict=True)
+        ]
+        return [dict(zip(measured, seen, strict=True)) for seen in zip(*judged, strict=True)]
+
+    lowest = by_chance.min(axis=1)
+    rejected = false_discovery(lowest, ALPHA)
+    # What fires in full is found without a tail; that there is some is no evidence of the rest.
+    full = [any(seen.trigger for seen in views.values()) for views in judge(by_chance < 0)]
+    rest = np.flatnonzero(~np.array(full))
+    # Each of a crowd is no rarity by itself, but so many are.
+    if crowded or rejected[rest].any():
+        rejected[rest] |= false_discovery(lowest[rest], ALPHA_FURTHER)
+    least = lowest[rejected].max(initial=0.0)
+    # So many that no tail is left to measure them against: the search says that it is flooded.
+    flood = apart & (apart.sum() > len(suspects) - TAIL[1])
+    return judge((by_chance <= least) | flood[:, np.newaxis])
 
 
 def _of_one(carriers: Sequence[Carrier]) -> list[int]:
