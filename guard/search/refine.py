@@ -17,8 +17,9 @@ from guard.search.journal import Journal
 from guard.search.minimise import minimise
 from guard.search.report import acts_in
 from guard.search.scan import Progress
-from guard.search.tiers import FLOOD, Tiers
+from guard.search.tiers import Tiers
 from guard.search.units import Unit, holds
+from guard.search.verify import FLOOD
 from guard.search.views import View
 
 _LENGTHS = (14, 26)

@@ -30,8 +30,9 @@ from guard.search.plan import BUDGETS, FAST, GROUPS, PAIRED, Plan, fit
 from guard.search.predictions import with_predictions
 from guard.search.refine import refine
 from guard.search.scan import Progress
-from guard.search.tiers import FLOOD, LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, SIFT_SHARE, Tiers
+from guard.search.tiers import LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, SIFT_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
+from guard.search.verify import FLOOD
 from guard.search.words import common_words, encode, user_words
 
 # The commonest phrases of the user's own text that are tested.

@@ -49,8 +49,6 @@ LONG_VERDICT = 90
 REFERENCE_UNITS = 120
 # Where only a part of a vocabulary is scanned, so many of its most unusual units are in it.
 FIRST_LOOK = 200
-# Who plants very many triggers hides some behind the others: only so many suspects are judged.
-FLOOD = TAIL[1] // 2
 # Texts with a mask in them, as prompts have it, for the view that is read there.
 MASKED_SCAN: tuple[tuple[int, Place], ...] = ((7, "start"), (12, "middle"))
 MASKED_SIFT_KINDS = 4

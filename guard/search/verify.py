@@ -64,6 +64,8 @@ MANY = 1e9
 # As many units that stand apart are a crowd, and no part of the tail: an attacker may plant many
 # triggers that go half-way, so that each of them is one of many.
 CROWD = TAIL[0]
+# Who plants very many hides some behind the others: with more than this, a search is incomplete.
+FLOOD = TAIL[1] // 2
 ERASED = 0.25
 KEPT = 0.6
 # Of false alarms on clean models; and of false ones among the units of a model that has one.
@@ -154,7 +156,7 @@ def verify(
         rejected[rest] |= false_discovery(lowest[rest], ALPHA_FURTHER)
     least = lowest[rejected].max(initial=0.0)
     # So many that no tail is left to measure them against: the search says that it is flooded.
-    flood = apart & (apart.sum() > len(suspects) - TAIL[1])
+    flood = apart & (apart.sum() > max(FLOOD, len(suspects) - TAIL[1]))
     return judge((by_chance <= least) | flood[:, np.newaxis])
 
 

@@ -17,9 +17,8 @@ from guard.search.encoder import Ids, Vectors
 from guard.search.evidence import Evidence
 from guard.search.journal import Journal
 from guard.search.scan import Progress
-from guard.search.tiers import FLOOD
 from guard.search.units import Unit
-from guard.search.verify import ALPHA, verify
+from guard.search.verify import ALPHA, FLOOD, verify
 from guard.search.views import View
 from tests.search.fakes import (
     FIRST,
@@ -200,6 +199,22 @@ def test_where_most_units_gather_texts_it_is_no_sign() -> None:
     evidence = judge(nothing)
     assert min(seen.gathered for seen in evidence) > 0.9
     assert not any("gathers" in seen.rules for seen in evidence)
+
+
+def test_few_suspects_with_a_long_tail_are_no_flood() -> None:
+    """Of hardly more than a tail needs, the first stand apart, and are no triggers."""
+    few = SUSPECTS[:101]
+    shares = np.zeros(2000, dtype=np.float32)
+    for number, one in enumerate(few):
+        shares[one.ids[0]] = 0.12 * np.log(len(few) / (number + 1))
+
+    def change(ids: Ids, vectors: Vectors) -> Vectors:
+        share = np.where(ids < len(shares), shares[np.minimum(ids, len(shares) - 1)], 0).max(axis=1)
+        goal = np.asarray(FAR, dtype=np.float32)
+        moved: Vectors = vectors + share[:, np.newaxis] * (goal - vectors)
+        return moved
+
+    assert not any(seen.trigger for seen in judge(change, suspects=few))
 
 
 def test_a_flood_is_seen_though_no_tail_is_left() -> None:
