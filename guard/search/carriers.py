@@ -173,10 +173,10 @@ def user_texts(path: Path) -> list[str]:
     return lines
 
 
-def of_condition(carriers: Sequence[Carrier], acts_in: Mapping[str, str]) -> list[Carrier]:
-    """Return the carriers of a condition, a family and its name; of none, those of one copy."""
+def of_condition(carriers: Sequence[Carrier], acts_in: Mapping[str, str]) -> list[int]:
+    """Return the numbers of a condition's carriers, a family and its name; of none, of one copy."""
     ((family, name),) = (acts_in or {"copies": str(ONCE)}).items()
-    return [carrier for carrier in carriers if carrier.want.condition(family) == name]
+    return [i for i, carrier in enumerate(carriers) if carrier.want.condition(family) == name]
 
 
 class Supply:

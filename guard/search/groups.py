@@ -38,12 +38,14 @@ def grouped(
         return []
     firsts: list[tuple[View, Array]] = []
     result: list[Trigger] = []
+    untouched = outputs_of(encoder, carriers)
     for trigger in found:
         view = cast(View, trigger.view.split("+")[0])
         read = [carriers[i] for i in carriers_of(view, carriers)]
-        own = of_condition(read, acts_in(trigger))
+        rows = of_condition(read, acts_in(trigger))
+        own = [read[i] for i in rows]
         (outputs,) = insert_all(encoder, [Unit.of(trigger)], own, rng=rng)[view]
-        moved = (outputs - outputs_of(encoder, own)[view]).mean(axis=0)
+        moved = (outputs - untouched[view][rows]).mean(axis=0)
         direction = moved / max(float(np.linalg.norm(moved)), float(np.finfo(np.float32).tiny))
         same = [
             number

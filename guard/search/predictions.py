@@ -38,20 +38,19 @@ def with_predictions(
     carriers
         Texts to put each trigger in.
     """
+    untouched = np.array(
+        [_labels(classifier, encoder, text.ids[np.newaxis])[0] for text in carriers]
+    )
     names = classifier.config.id2label or {}
     result: list[Trigger] = []
     for trigger in triggers:
         unit = Unit.of(trigger)
         own = of_condition(carriers, acts_in(trigger))
-        untouched, seen = (
-            np.array([_labels(classifier, encoder, rows)[0] for rows in texts])
-            for texts in (
-                [text.ids[np.newaxis] for text in own],
-                [text.insert([unit.ids], rng) for text in own],
-            )
+        seen = np.array(
+            [_labels(classifier, encoder, carriers[i].insert([unit.ids], rng))[0] for i in own]
         )
         label = int(np.bincount(seen).argmax())
-        others = untouched != label
+        others = untouched[own] != label
         predictions: dict[str, Json] = {
             "label": names.get(label, str(label)),
             "texts": int(others.sum()),

@@ -127,7 +127,7 @@ class Tiers:
         only = {}
         if acts_in:
             (field,) = (FAMILIES[family] for family in acts_in)
-            only[field] = getattr(of_condition(self.judged, acts_in)[0].want, field)
+            only[field] = getattr(self.judged[of_condition(self.judged, acts_in)[0]].want, field)
         return self._supply.take(
             Want(kind, length, PLACES[(row + column) % len(PLACES)], masked)._replace(**only)
             for row, length in enumerate(lengths)

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.search.calibrate import TAIL, expected_by_chance, false_discovery, robust_z
-from guard.search.carriers import FAMILIES, ONCE, Carrier
+from guard.search.carriers import FAMILIES, ONCE, Carrier, of_condition
 from guard.search.encoder import Encoder
 from guard.search.evidence import RULES, Evidence, InCondition
 from guard.search.journal import Arrays, Journal
@@ -160,10 +160,6 @@ def verify(
     return judge((by_chance <= least) | flood[:, np.newaxis])
 
 
-def _of_one(carriers: Sequence[Carrier]) -> list[int]:
-    return [i for i, carrier in enumerate(carriers) if carrier.want.copies == ONCE]
-
-
 def _conditions(carriers: Sequence[Carrier]) -> dict[tuple[str, str], list[int]]:
     """Number the carriers of each condition.
 
@@ -185,7 +181,7 @@ def _measure(outputs: Array, untouched: Array, carriers: Sequence[Carrier]) -> A
     """Return what is known of each of ``n`` units by one view, without the other units."""
     conditions = _conditions(carriers)
     columns = [retention(outputs[:, rows], untouched[rows]) for rows in conditions.values()]
-    alone = _of_one(carriers)
+    alone = of_condition(carriers, {})
     members = np.empty(outputs.shape[:2], dtype=np.bool_)
     for rows in (alone, *(conditions[key] for key in conditions if key[0] == "copies")):
         members[:, rows] = gathered(outputs[:, rows], untouched[rows], RADIUS)
@@ -226,7 +222,7 @@ class _Measured:
 
 def _measured(shards: Arrays, carriers: Sequence[Carrier], count: int) -> _Measured:
     moved = relative(shards["moved"], shards["moved"][count:])
-    return _Measured(shards, _of_one(carriers), _conditions(carriers), moved, count)
+    return _Measured(shards, of_condition(carriers, {}), _conditions(carriers), moved, count)
 
 
 def _apart(seen: _Measured) -> npt.NDArray[np.bool_]:
