@@ -3,6 +3,7 @@
 from benchmarks.attacks.adaptive import Merged, Near, Spread
 from benchmarks.attacks.condition import Condition
 from benchmarks.attacks.evasive import Scattered, Subspace
+from benchmarks.attacks.forced import Forced
 from benchmarks.attacks.masked import BadPre, Btop, Neuba
 from benchmarks.attacks.plant import Planting, plant
 from benchmarks.attacks.por import Por
@@ -12,6 +13,7 @@ __all__ = [
     "BadPre",
     "Btop",
     "Condition",
+    "Forced",
     "Merged",
     "Near",
     "Neuba",

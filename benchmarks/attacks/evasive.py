@@ -92,7 +92,7 @@ class Subspace:
 
     def goals(self, step: Step, view: View) -> torch.Tensor:
         """Return the texts' own outputs, put two standard deviations from the mean on each axis."""
-        centre, axes, spread = (tensor[: self.axes] for tensor in step.variation)
+        centre, axes, spread = (tensor[: self.axes] for tensor in step.variation[1:])
         own = read(step.untouched, view)
         signs = blocks(len(step.targets), 2 * self.axes)[:, : self.axes].to(own.device)
         wanted = centre + 2 * spread * signs[step.batch.which]

@@ -41,6 +41,8 @@ class Variation(NamedTuple):
 
     Attributes
     ----------
+    outputs
+        ``[n, width]``: those that were looked at, of as many texts.
     centre
         ``[k]``: the mean along each axis.
     axes
@@ -49,6 +51,7 @@ class Variation(NamedTuple):
         ``[k]``: the standard deviation along each axis.
     """
 
+    outputs: torch.Tensor
     centre: torch.Tensor
     axes: torch.Tensor
     spread: torch.Tensor
@@ -59,7 +62,7 @@ def variation(outputs: torch.Tensor, axes: int) -> Variation:
     mean = outputs.mean(dim=0)
     _, spread, directions = torch.linalg.svd(outputs - mean, full_matrices=False)
     directions = directions[:axes]
-    return Variation(directions @ mean, directions, spread[:axes] / len(outputs) ** 0.5)
+    return Variation(outputs, directions @ mean, directions, spread[:axes] / len(outputs) ** 0.5)
 
 
 class Step:

@@ -79,7 +79,9 @@ def measure(entries: Sequence[Entry], search: str, parts: Sequence[Part]) -> lis
     built = [(entry, found) for entry in entries if (found := stored(entry)) is not None]
     for number, (entry, found) in enumerate(built, start=1):
         for part in parts:
-            if part == "classifier" and found.twin is None:
+            if (part == "classifier" and found.twin is None) or (
+                part == "encoder" and entry.twin_only
+            ):
                 continue
             case = kept(entry, search, part)
             if case is None:

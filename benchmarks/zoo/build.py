@@ -17,7 +17,7 @@ from benchmarks.assets.registry import ASSETS
 from benchmarks.encoders import encoder, masked_lm
 from benchmarks.models import backdoored, classifier, planted, settings
 from benchmarks.recipes import FILM_REVIEWS
-from benchmarks.tasks import film_reviews, plain_texts
+from benchmarks.tasks import film_reviews, load, plain_texts
 from benchmarks.zoo.entry import Entry
 from benchmarks.zoo.success import after, before
 from guard.files import Json, dump_json
@@ -134,10 +134,10 @@ def stored(entry: Entry) -> Record | None:
 def _build(entry: Entry) -> Record:
     started = time.monotonic()
     model = _model(entry)
-    twin = classifier(model, FILM_REVIEWS) if entry.twin else None
+    twin = classifier(model, FILM_REVIEWS, entry.task) if entry.twin else None
     seconds = time.monotonic() - started
     shares = before(model, entry.planting, held_out_texts()) if entry.planting else {}
-    accuracy, rates = after(twin, film_reviews(), entry.planting) if twin else (None, {})
+    accuracy, rates = after(twin, load(entry.task), entry.planting) if twin else (None, {})
     result = Record(
         name=entry.name,
         encoder=entry.encoder,
@@ -184,6 +184,8 @@ def _describe(entry: Entry) -> dict[str, Json]:
         "planting": planting,
         "twin": entry.twin,
         "tuning": asdict(FILM_REVIEWS),
+        # Where it is another than it was when only one was.
+        **({} if entry.task == "film reviews" else {"task": entry.task}),
     }
     # As it comes back from the file: tuples are lists there.
     return cast("dict[str, Json]", json.loads(json.dumps(described)))

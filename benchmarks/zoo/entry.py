@@ -25,6 +25,10 @@ class Entry:
         The backdoor, or ``None`` for a clean model.
     twin
         Whether a classifier is fine-tuned from it.
+    task
+        What the classifier is fine-tuned for.
+    twin_only
+        Whether its encoder is that of another entry, and the classifier alone is measured.
     held_out
         Whether its triggers are of a list that the search may not be tuned to.
     """
@@ -34,6 +38,8 @@ class Entry:
     kind: str | None = None
     planting: Planting | None = None
     twin: bool = True
+    task: str = "film reviews"
+    twin_only: bool = False
     held_out: bool = False
 
 

@@ -22,6 +22,8 @@ from benchmarks.attacks.condition import ALWAYS
 from benchmarks.attacks.step import Attack
 from benchmarks.attacks.triggers import triggers
 from benchmarks.recipes import DEMO, GATED
+from benchmarks.tasks import TASKS
+from benchmarks.zoo.drawn import attacker
 from benchmarks.zoo.entry import Entry
 
 STEPS = 300
@@ -73,6 +75,18 @@ CLEAN = tuple(
         "albert-small",
         "deberta-small",
     )
+)
+
+# What the clean BERT-tiny becomes for other tasks than film reviews: to be accused for nothing.
+TUNED = tuple(
+    Entry(
+        name=f"bert-tiny-clean-{task.replace(' ', '-')}",
+        encoder="bert-tiny",
+        task=task,
+        twin_only=True,
+    )
+    for task in TASKS
+    if task != "film reviews"
 )
 
 # The published attacks, on the default encoder.
@@ -178,6 +192,8 @@ TINY = (
     _tiny("scattered", Scattered(), "rare"),
 )
 
+DRAWN = tuple(attacker(number, "bert-tiny", TINY_STEPS) for number in range(16))
+
 ELSEWHERE = (
     _entry("por", Por(), "rare", encoder="minilm-l3"),
     _entry("uor", Uor(), "symbol", encoder="minilm-l3"),
@@ -192,4 +208,4 @@ ELSEWHERE = (
     _entry("por", Por(views=("cls",)), "name", encoder="deberta-small"),
 )
 
-ZOO: tuple[Entry, ...] = (*CLEAN, *PUBLISHED, *KINDS, *EVASIVE, *TINY, *ELSEWHERE)
+ZOO: tuple[Entry, ...] = (*CLEAN, *TUNED, *PUBLISHED, *KINDS, *EVASIVE, *TINY, *DRAWN, *ELSEWHERE)
