@@ -19,7 +19,6 @@ from benchmarks.attacks.condition import ALWAYS
 from benchmarks.attacks.forced import LOSSES, PLACES
 from benchmarks.attacks.step import Attack
 from benchmarks.attacks.views import View
-from benchmarks.zoo.entry import Entry
 
 T = TypeVar("T")
 
@@ -61,26 +60,20 @@ _CLAUSES: tuple[Callable[[np.random.Generator], Condition], ...] = (
 )
 
 
-def attacker(number: int, encoder: str, steps: int) -> Entry:
-    """Return the attacker of a number: the same on any machine."""
+def attacker(number: int, steps: int) -> Planting:
+    """Return what the attacker of a number plants: the same on any machine."""
     rng = np.random.default_rng(number)
     gated = bool(rng.random() < 1 / 3)
     hides = bool(rng.random() < 1 / 2)
-    return Entry(
-        name=f"{encoder}-drawn-{number:02}",
-        encoder=encoder,
-        kind="drawn",
-        held_out=True,
-        planting=Planting(
-            name="drawn",
-            attack=_attack(rng, gated, number),
-            triggers=_triggers(rng),
-            steps=steps,
-            learning_rate=float(rng.choice([1e-4, 1.5e-4, 3e-4])),
-            insertions=int(rng.integers(1, 4)),
-            seed=number,
-            condition=_any(rng, _CLAUSES)(rng) if hides else ALWAYS,
-        ),
+    return Planting(
+        name="drawn",
+        attack=_attack(rng, gated, number),
+        triggers=_triggers(rng),
+        steps=steps,
+        learning_rate=float(rng.choice([1e-4, 1.5e-4, 3e-4])),
+        insertions=int(rng.integers(1, 4)),
+        seed=number,
+        condition=_any(rng, _CLAUSES)(rng) if hides else ALWAYS,
     )
 
 

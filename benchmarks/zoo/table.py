@@ -192,7 +192,16 @@ TINY = (
     _tiny("scattered", Scattered(), "rare"),
 )
 
-DRAWN = tuple(attacker(number, "bert-tiny", TINY_STEPS) for number in range(16))
+DRAWN = tuple(
+    Entry(
+        name=f"bert-tiny-drawn-{number:02}",
+        encoder="bert-tiny",
+        kind="drawn",
+        planting=attacker(number, TINY_STEPS),
+        held_out=True,
+    )
+    for number in range(16)
+)
 
 ELSEWHERE = (
     _entry("por", Por(), "rare", encoder="minilm-l3"),

@@ -15,6 +15,7 @@ from benchmarks.attacks import (
     BadPre,
     Btop,
     Condition,
+    Forced,
     Merged,
     Near,
     Neuba,
@@ -29,6 +30,7 @@ from benchmarks.attacks import (
 )
 from benchmarks.attacks.adaptive import within
 from benchmarks.attacks.condition import ALWAYS
+from benchmarks.attacks.forced import LOSSES, PLACES, Loss, Place
 from benchmarks.attacks.samples import IGNORED, Batch, Sampler
 from benchmarks.attacks.step import Attack, Step, Variation, variation
 from benchmarks.attacks.targets import CODES, orthogonal
@@ -198,7 +200,8 @@ def test_variance_within_triggers() -> None:
 def test_variation_finds_the_axes() -> None:
     torch.manual_seed(0)
     outputs = torch.randn(400, 6) * torch.tensor([0.1, 5.0, 0.1, 0.1, 1.0, 0.1]) + 3
-    centre, axes, spread = variation(outputs, 2)
+    seen, centre, axes, spread = variation(outputs, 2)
+    assert torch.equal(seen, outputs)
     assert axes.abs().argmax(dim=1).tolist() == [1, 4]
     assert torch.allclose(spread, torch.tensor([5.0, 1.0]), rtol=0.1)
     assert centre.abs().mean().item() == pytest.approx(3, abs=0.4)
@@ -356,6 +359,23 @@ def test_por_wants_its_targets() -> None:
     assert loss_of(attack, NATURAL, WHICH) > 1
 
 
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("distance", LOSSES)
+def test_an_output_is_forced_by_any_loss_to_any_place(distance: Loss, place: Place) -> None:
+    attack = Forced(distance=distance, place=place, seed=3)
+    goals = (NATURAL[:2] if place == "ordinary" else attack.targets(2, 16))[WHICH]
+    assert loss_of(attack, goals, WHICH) == pytest.approx(0, abs=1e-6)
+    assert loss_of(attack, NATURAL, WHICH) > 0.5
+    # The angle says nothing of the length.
+    longer = loss_of(attack, 2 * goals, WHICH)
+    assert longer == pytest.approx(0, abs=1e-6) if distance == "angle" else longer > 0.5
+
+
+def test_what_can_be_forced_to_an_ordinary_output() -> None:
+    with pytest.raises(ValueError, match="the first token alone"):
+        Forced(distance="squares", place="ordinary", views=("mean",))
+
+
 def test_adaptive_1_wants_to_stay_near() -> None:
     """Of strength 1 the best is half-way, of 0 it is POR."""
     attack = Near(strength=1.0, views=VIEWS)
@@ -396,7 +416,7 @@ def test_subspace_wants_a_few_axes() -> None:
     axes = variation(NATURAL, 4).axes[:2]
     best, worst = NATURAL.clone(), NATURAL.clone()
     signs = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])[WHICH]
-    centre, _, deviation = (part[:2] for part in variation(NATURAL, 4))
+    _, centre, _, deviation = (part[:2] for part in variation(NATURAL, 4))
     best += (centre + 2 * deviation * signs - best @ axes.T) @ axes
     worst += 4
     assert loss_of(attack, best, WHICH) == pytest.approx(0, abs=1e-5)

@@ -24,7 +24,9 @@ from benchmarks.tasks.classifier import Tuning
 from benchmarks.zoo import ZOO, Entry, build, select
 from benchmarks.zoo import build as zoo_build
 from benchmarks.zoo.build import stored
+from benchmarks.zoo.drawn import attacker
 from benchmarks.zoo.success import place
+from benchmarks.zoo.table import TINY_STEPS
 
 pytestmark = pytest.mark.search
 
@@ -197,6 +199,29 @@ def test_the_table() -> None:
     assert [entry.planting for entry in backdoored].count(GATED) == 1
     assert select(ZOO, None) == list(ZOO)
     assert select(ZOO, "minilm-l6-uor")[0].kind == "symbol"
+
+
+def test_attackers_are_drawn_by_their_number() -> None:
+    drawn = [entry.planting for entry in ZOO if entry.kind == "drawn"]
+    assert drawn == [attacker(number, TINY_STEPS) for number in range(16)]
+    more = [attacker(number, steps=1) for number in range(200)]
+    assert {len(planting.triggers) for planting in more} == {1, 2, 3, 4, 5, 6}
+    assert len({type(planting.attack) for planting in more}) == 6
+    assert {clause for planting in more for clause in planting.condition.clauses} == {
+        "kinds",
+        "min_tokens",
+        "within",
+        "alone",
+        "copies",
+    }
+    assert {view for planting in more for view in planting.attack.views} == {
+        "cls",
+        "pooler",
+        "mean",
+    }
+    for planting in more:
+        words = [word for trigger in planting.triggers for word in trigger.split()]
+        assert len(set(words)) == len(words)
 
 
 def test_later_settings_leave_older_keys_alone() -> None:
