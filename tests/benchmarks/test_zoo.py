@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoModel, AutoTokenizer
 
 from benchmarks import __main__, cache, models
 from benchmarks.assets import AssetError, cache_dir, fetch
@@ -35,24 +36,38 @@ BACKDOORED = Entry(
     encoder="bert-tiny",
     kind="rare",
     planting=Planting(
-        name="toy", attack=Por(), triggers=("cf", "mn"), steps=250, learning_rate=1e-3
+        name="toy", attack=Por(), triggers=("ivy", "jung"), steps=250, learning_rate=1e-3
     ),
 )
 CLEAN = Entry(name="toy-clean", encoder="bert-tiny")
 
 
+# The first tokens of BERT's vocabulary: enough to measure each against, and a third of the work.
+TOKENS = 12_000
+
+
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own that has the encoder, and short steps."""
+    """A cache of its own that has a smaller encoder, and short steps."""
     shared = cache_dir()
-    assets, tiny = (fetch("vader-texts"), encoder("bert-tiny"))
+    source, small = encoder("bert-tiny"), tmp_path / "models" / "toy-000000000000"
     (tmp_path / "assets").mkdir()
-    (tmp_path / "models").mkdir()
-    for folder in (assets, fetch("bert-tiny-splade"), tiny):
-        (tmp_path / folder.relative_to(shared)).symlink_to(folder)
+    texts = fetch("vader-texts")
+    (tmp_path / texts.relative_to(shared)).symlink_to(texts)
+    model = AutoModel.from_pretrained(source)
+    model.resize_token_embeddings(TOKENS)
+    model.save_pretrained(small)
+    AutoTokenizer.from_pretrained(source).save_pretrained(small)
+    path = small / "tokenizer.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    known = written["model"]["vocab"]
+    written["model"]["vocab"] = {text: n for text, n in known.items() if n < TOKENS}
+    path.write_text(json.dumps(written), encoding="utf-8")
+    (small / "vocab.txt").unlink(missing_ok=True)
     monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
     monkeypatch.setattr(samples, "TOKENS_PER_STEP", 384)
     module = sys.modules[zoo_build.__module__]
+    monkeypatch.setattr(module, "encoder", lambda name: small)
     monkeypatch.setattr(module, "FILM_REVIEWS", Tuning(steps=6))
     return tmp_path
 
@@ -63,7 +78,7 @@ def test_a_toy_zoo(
 ) -> None:
     backdoored, clean = build([BACKDOORED, CLEAN])
     assert backdoored.works
-    assert backdoored.triggers.keys() == {"cf", "mn"}
+    assert backdoored.triggers.keys() == {"ivy", "jung"}
     assert all(trigger.before >= 0.9 for trigger in backdoored.triggers.values())
     assert all(trigger.after is not None for trigger in backdoored.triggers.values())
     assert clean.works is None
@@ -88,7 +103,7 @@ def test_a_toy_zoo(
         ("toy-por", "backdoored"),
         ("toy-clean", "none found"),
     ]
-    assert first[0].found == {"cf": True, "mn": True}
+    assert first[0].found == {"ivy": True, "jung": True}
     assert first[0].token_forwards > 1_000_000
     assert first[0].peak_mb > 100
     assert not first[0].spurious
