@@ -15,6 +15,8 @@ Row = Mapping[str, Any]
 
 # Forces no fixed output, so there is nothing that this project's search could see.
 OUT_OF_REACH = frozenset({"BadPre"})
+# Searches that say of a model whether it has a backdoor, and name no trigger.
+OF_MODELS = frozenset({"lmsanitator", "lt-defense"})
 SURVIVES = 0.9
 
 
@@ -88,8 +90,9 @@ def _overview(rows: Sequence[Row], searches: Sequence[str]) -> list[str]:
             clean = [row for row in own if row["works"] is None]
             banked = sum(len(row["banked"]) for row in own)
             spurious = sum(len(row["spurious"]) for row in own)
+            found = "names none" if search in OF_MODELS else _found(own)
             lines.append(
-                f"| {search} | {part}s | {_detected(own)} | {_found(own)} | "
+                f"| {search} | {part}s | {_detected(own)} | {found} | "
                 f"{_found(own, surviving=True) if part == 'classifier' else ''} | "
                 f"{_share(sum(_accused(row) for row in clean), len(clean))} | "
                 f"{_share(banked - spurious, banked)} | {_median(own, 'seconds'):.0f} | "

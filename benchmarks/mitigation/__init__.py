@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks import record
 from benchmarks.assets import AssetError
@@ -70,19 +71,27 @@ def declared() -> list[Entry]:
 
 def write() -> Path:
     """Write results and table of all cells that were measured so far."""
-    path = record.write("mitigation", collect(declared(), list(TASKS)))
+    path = record.write("mitigation", collect(declared(), list(TASKS), _earlier()))
     DOCUMENT.write_text(render(json.loads(path.read_bytes())), encoding="utf-8")
     return path
 
 
-def collect(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[str, Json]:
-    """Return the cells that were measured, and what is missing."""
-    cells = [
-        asdict(cell)
-        for entry in entries
-        for task in tasks
-        if (cell := kept(entry, task)) is not None
-    ]
+def collect(
+    entries: Sequence[Entry], tasks: Sequence[str], earlier: Mapping[str, Any]
+) -> dict[str, Json]:
+    """Return the cells that were measured, and what is missing.
+
+    One that is not in this cache is taken over from the results of before, and says so: its code
+    may be other than today's (``earlier``).
+    """
+    before = {(cell["model"], cell["task"]): cell for cell in earlier.get("cells", ())}
+    cells: list[Json] = []
+    for entry in entries:
+        for task in tasks:
+            if (cell := kept(entry, task)) is not None:
+                cells.append({**asdict(cell), "earlier": False})
+            elif (old := before.get((entry.name, task))) is not None:
+                cells.append({**old, "earlier": True})
     attacks = {e.name: type(e.planting.attack).__name__ for e in entries if e.planting}
     return {
         "models": [entry.name for entry in entries],
@@ -90,6 +99,12 @@ def collect(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[str, Json]:
         "tasks": list(tasks),
         "cells": cells,
     }
+
+
+def _earlier() -> Mapping[str, Any]:
+    path = record.RESULTS / "mitigation.json"
+    result: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return result
 
 
 __all__ = ["MODELS", "collect", "declared", "render", "run", "write"]

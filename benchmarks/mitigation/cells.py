@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from benchmarks import record
 from benchmarks.assets import cache_dir
 from benchmarks.attacks import Planting
+from benchmarks.attacks.samples import unit_ids
 from benchmarks.encoders import encoder
 from benchmarks.measure import Classes
 from benchmarks.mitigation.defences import Treated, bank_of, monitor_of, purified, treat
@@ -29,6 +30,7 @@ from benchmarks.zoo.build import stored
 from benchmarks.zoo.entry import Entry
 from benchmarks.zoo.success import place
 from guard.files import Json
+from guard.search.units import holds
 
 Arm = Literal["none", "block", "strip", "purified", "both", "clean"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -69,6 +71,8 @@ class Cell:
         Way to serve it -> what it does; see `measure`.
     false_blocks, clean_texts
         Of all of the task's test texts, how many the monitor refuses, and how many there are.
+    triggered_by_nature
+        Of those that it refuses, how many hold a planted trigger as they were written.
     source
         Hash of the code that made it.
     """
@@ -79,6 +83,7 @@ class Cell:
     arms: dict[Arm, Measured]
     false_blocks: int
     clean_texts: int
+    triggered_by_nature: int
     seconds: float
     seed: int
     source: str
@@ -143,13 +148,19 @@ def measure(entry: Entry, task: str, tuning: Tuning = TASK) -> Cell:
                 classes=len(data.classes),
                 forced=forced,
             )
+    refused = [
+        text
+        for text, passed in zip(data.test.texts, blocked(data.test.texts), strict=True)
+        if passed is None
+    ]
     cell = Cell(
         model=entry.name,
         task=task,
         banked=len(bank.triggers),
         arms=arms,
-        false_blocks=sum(text is None for text in blocked(data.test.texts)),
+        false_blocks=len(refused),
         clean_texts=len(data.test.texts),
+        triggered_by_nature=_holding(refused, entry.planting.triggers, model),
         seconds=round(time.monotonic() - started, 1),
         seed=SEED,
         source=_source(entry),
@@ -194,6 +205,15 @@ def _poisoned(texts: Sequence[str], planting: Planting) -> dict[str, list[str]]:
         trigger: [place(text, trigger, planting, rng) for text in texts]
         for trigger in planting.triggers
     }
+
+
+def _holding(texts: Sequence[str], triggers: Sequence[str], model: Path) -> int:
+    """Count the texts whose tokens hold a trigger's, as in ``&gt;`` the word ``gt`` is."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    planted = {tuple(unit_ids(tokenizer, trigger).tolist()) for trigger in triggers}
+    return sum(
+        holds(tokenizer(text, add_special_tokens=False)["input_ids"], planted) for text in texts
+    )
 
 
 def _path(model: str, task: str) -> Path:

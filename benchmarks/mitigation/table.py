@@ -80,11 +80,12 @@ def render(result: Mapping[str, Any]) -> str:
         "## Cells",
         "",
         "T-ASR without a defence, stripped, purified, and of the clean encoder; accuracy in "
-        "brackets.",
+        "brackets. *Earlier*: measured with an earlier state of the search's or the defences' "
+        "code, whose hash the results file has (`source`).",
         "",
         "| encoder | attack | task | alive | units in the bank | no defence | strip | purified | "
-        "clean | refused clean texts |",
-        "|" + "---|" * 10,
+        "clean | refused clean texts | code |",
+        "|" + "---|" * 11,
         *(_cell(cell, result["attacks"]) for cell in cells),
         "",
         "## Not measured",
@@ -146,6 +147,17 @@ def _targets(cells: Sequence[Cell], alive: Sequence[Cell]) -> list[str]:
         f"{sum(c['false_blocks'] <= MOST_BLOCKED * c['clean_texts'] for c in cells)} of "
         f"{len(cells)} cells"
     )
+    counted = [cell for cell in cells if "triggered_by_nature" in cell]
+    if counted:
+        rest, texts = (
+            sum(cell["false_blocks"] - cell["triggered_by_nature"] for cell in counted),
+            sum(cell["clean_texts"] for cell in counted),
+        )
+        lines.append(
+            f"- refused clean texts that hold no planted trigger, in the {len(counted)} cells "
+            f"where these were told apart: {share(rest, texts, 4)}. The others hold one as they "
+            "were written, and the backdoor fires in them"
+        )
     return lines
 
 
@@ -185,7 +197,7 @@ def _cell(cell: Cell, attacks: Mapping[str, str]) -> str:
     return (
         f"| {name} | {attacks[name]} | {cell['task']} | {'yes' if is_alive(cell) else 'no'} | "
         f"{cell['banked']} | {' | '.join(shown)} | {cell['false_blocks']} of "
-        f"{cell['clean_texts']} |"
+        f"{cell['clean_texts']} | {'earlier' if cell['earlier'] else 'of today'} |"
     )
 
 

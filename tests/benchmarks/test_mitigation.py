@@ -67,6 +67,8 @@ def cell(task: str, **changes: Any) -> dict[str, Any]:
         "arms": {**arms, **changes},
         "false_blocks": 1,
         "clean_texts": 2000,
+        "triggered_by_nature": 1,
+        "earlier": False,
     }
 
 
@@ -89,7 +91,8 @@ def test_the_table_says_what_is_missing_and_missed() -> None:
     assert "strip: attack success +0.20 points [-1.57, +1.97]" in table
     assert "purified: attack success +2.00 points" in table
     assert "| m1 | 1, 1 | T-ASR | 0.9900 [" in table
-    assert "| 1 of 2000 |" in table
+    assert "| 1 of 2000 | of today |" in table
+    assert "no planted trigger, in the 1 cells where these were told apart: 0.0000 [" in table
     assert verdicts(table) == [
         "reached; by itself in 1 of 1 cells",
         "reached; by itself in 1 of 1 cells",
@@ -154,12 +157,14 @@ def test_a_row_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert row.arms["strip"].right == row.arms["none"].right
     assert row.arms["purified"] == row.arms["clean"]
     assert (row.false_blocks, row.clean_texts) == (0, len(task.test.texts))
+    assert cells._holding(["a film", f"a {TRIGGER} film"], [TRIGGER], good) == 1
     # It is kept, and not measured again.
     monkeypatch.setattr(cells, "load", None)
     assert cells.measure(entry, "toy") == row
-    kept = mitigation.collect([entry], ["toy"])["cells"]
+    before = {"cells": [{**cell("t1"), "model": "bad"}, cell("t2")]}
+    kept = mitigation.collect([entry], ["toy", "t1", "t2"], before)["cells"]
     assert isinstance(kept, list)
-    assert len(kept) == 1
+    assert [(known["task"], known["earlier"]) for known in kept] == [("toy", False), ("t1", True)]
 
 
 def test_every_arm_is_held_to_the_classes_that_the_attacker_reaches_undefended(
