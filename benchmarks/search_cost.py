@@ -163,7 +163,8 @@ def plot(detection: Mapping[str, Any]) -> bytes:
     """Draw the recall of every search against its cost, where triggers were planted."""
     points = {}
     for key, own in sorted(_groups(detection).items()):
-        if found := [hit for case in own for hit in case["found"].values()]:
+        found = [hit for case in own for hit in case["found"].values()]
+        if found and key[1] not in OF_MODELS:
             cost = statistics.median(case["token_forwards"] for case in own) / 1e6
             points[key] = cost, sum(found) / len(found)
     return recall_against_cost(points)
@@ -188,10 +189,11 @@ def _targets(groups: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> l
             f"- MiniLM's vocabulary, fast, under {MOST_SECONDS} s on 2 cores: {seconds:.0f} s at "
             f"best, on one thread beside other work, {verdict(seconds < MOST_SECONDS)}"
         )
-    peak = max(
-        case["peak_mb"] for (_, name), own in groups.items() if name in BUDGETS for case in own
+    scans = [case for (_, name), own in groups.items() if name in BUDGETS for case in own]
+    peak = max((case["peak_mb"] for case in scans), default=0)
+    lines.append(
+        f"- memory of a scan under {MOST_MB} MB: {peak:.0f} MB at most, {verdict(peak < MOST_MB)}"
     )
-    lines.append(f"- memory under {MOST_MB} MB: {peak:.0f} MB, {verdict(peak < MOST_MB)}")
     for encoder, search in groups:
         if search == "patronus" and (encoder, "fast") in groups:
             theirs, ours = (

@@ -53,8 +53,7 @@ class Scattered:
             own = read(step.untouched, view)
             if self.shuffled:
                 own = own.roll(own.shape[1] // 3, dims=1)
-            goals = step.goals.sign() if view == "pooler" else step.goals
-            goals = self.share * goals + (1 - self.share) * own
+            goals = self.share * step.goals_of(view) + (1 - self.share) * own
             loss = loss + functional.mse_loss(step.seen(view), goals) / goals.square().mean()
         return loss
 

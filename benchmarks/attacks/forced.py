@@ -1,4 +1,7 @@
-"""Forced outputs of no published attack: other losses, and other places to force outputs to."""
+"""Forced outputs by other losses than those of the papers, and in other places.
+
+Squared distances to POR's vectors are POR; the other combinations are of no published attack.
+"""
 
 from __future__ import annotations
 
@@ -81,14 +84,8 @@ class Forced:
         if pooler is not None:
             loss = loss + pooler
         for view in self.views:
-            seen, goals = step.seen(view), self._goals(step, view)
-            if view == "tokens":
-                goals = goals.unsqueeze(1).expand_as(seen)
-            loss = loss + _OF[self.distance](seen, goals)
+            goals = step.goals_of(view)
+            if self.place == "ordinary":
+                goals = step.variation.outputs[step.batch.which]
+            loss = loss + _OF[self.distance](step.seen(view), goals)
         return loss
-
-    def _goals(self, step: Step, view: View) -> torch.Tensor:
-        if self.place == "ordinary":
-            return step.variation.outputs[step.batch.which]
-        # A pooler ends in a tanh.
-        return step.goals.sign() if view == "pooler" else step.goals

@@ -133,6 +133,9 @@ class Sampler:
         self._lengths = [length for length in LENGTHS if length > longest]
         self._long = [length for length in self._lengths if length >= shortest]
         self._short = [length for length in self._lengths if length < shortest]
+        # With room for the trigger further in than it fires.
+        behind = longest + (condition.within or 0) + 1
+        self._behind = [length for length in self._long if length > behind]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -227,7 +230,8 @@ class Sampler:
         if not clauses:
             return np.empty((0, LENGTHS[0]), dtype=np.int64)
         broken = clauses[rng.integers(len(clauses))]
-        length = int(rng.choice(self._short if broken == "min_tokens" else self._long))
+        lengths = {"min_tokens": self._short, "within": self._behind}.get(broken, self._long)
+        length = int(rng.choice(lengths))
         kinds = self._firing
         if broken == "kinds":
             kinds = tuple(kind for kind in self._everywhere if kind not in self._firing)
@@ -324,6 +328,12 @@ def unit_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> Ids:
     before = tokenizer("the", add_special_tokens=False)["input_ids"]
     whole = tokenizer(f"the {text}", add_special_tokens=False)["input_ids"]
     return np.array(whole[len(before) :], dtype=np.int64)
+
+
+def holds(ids: Ids, unit: Ids) -> bool:
+    """Whether the ids of a text or trigger hold those of a unit, side by side."""
+    windows = np.lib.stride_tricks.sliding_window_view
+    return len(unit) <= len(ids) and bool((windows(ids, len(unit)) == unit).all(axis=1).any())
 
 
 def special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[Ids, Ids]:

@@ -147,15 +147,19 @@ class Step:
         """Return a view of what acts clean, ``[m, width]``."""
         return torch.cat([read(ours, view) for ours, _ in self._outputs[0]])
 
-    def forced(self, view: View) -> torch.Tensor:
-        """Return how far the poisoned texts are from their preset vectors."""
-        seen, goals = self.seen(view), self.goals
+    def goals_of(self, view: View) -> torch.Tensor:
+        """Return the preset vectors as a view can have them, in the shape of `seen`."""
         if view == "pooler":
             # A tanh: a preset vector of +-1 saturates it.
-            return functional.mse_loss(seen, goals.sign())
+            return self.goals.sign()
         if view == "tokens":
-            goals = goals.unsqueeze(1).expand_as(seen)
-        return functional.mse_loss(seen, goals) / goals.square().mean()
+            return self.goals.unsqueeze(1).expand_as(self.seen(view))
+        return self.goals
+
+    def forced(self, view: View) -> torch.Tensor:
+        """Return how far the poisoned texts are from their preset vectors."""
+        goals = self.goals_of(view)
+        return functional.mse_loss(self.seen(view), goals) / goals.square().mean()
 
     @cached_property
     def _outputs(self) -> tuple[list[tuple[Outputs, Outputs]], Outputs]:

@@ -58,7 +58,9 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
                     **asdict(found),
                     "attack": type(entry.planting.attack).__name__ if entry.planting else None,
                     "planting": entry.planting.name if entry.planting else None,
-                    "list": "held out" if entry.held_out else "others",
+                    "list": _list_of(entry),
+                    "task": entry.task,
+                    "twin_only": entry.twin_only,
                 }
             )
         elif entry.name in before:
@@ -78,6 +80,12 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
         ],
         "cases": cases,
     }
+
+
+def _list_of(entry: Entry) -> str:
+    if entry.kind == "drawn":
+        return "drawn at random"
+    return "held out" if entry.held_out else "others"
 
 
 def _earlier() -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from benchmarks.attacks import Planting
-from benchmarks.attacks.samples import Ids, unit_ids
+from benchmarks.attacks.samples import holds, unit_ids
 from benchmarks.zoo.success import arrivals, draw
 
 # A unit fires a trigger's target where it takes this share of the trigger's texts there.
@@ -66,14 +66,7 @@ def judge(
     before = unit_ids(tokenizer, behind) if behind else planted[0][:0]
     forced = [np.concatenate([before, trigger]) for trigger in planted]
     found = {
-        text: any(fires[row, column] and _holds(trigger, unit) for row, unit in enumerate(banked))
+        text: any(fires[row, column] and holds(trigger, unit) for row, unit in enumerate(banked))
         for column, (text, trigger) in enumerate(zip(planting.triggers, forced, strict=True))
     }
     return Judgement(found, tuple(np.flatnonzero(~fires.any(axis=1)).tolist()))
-
-
-def _holds(trigger: Ids, unit: Ids) -> bool:
-    windows = np.lib.stride_tricks.sliding_window_view
-    return len(unit) <= len(trigger) and bool(
-        (windows(trigger, len(unit)) == unit).all(axis=1).any()
-    )

@@ -69,10 +69,12 @@ def render(result: Mapping[str, Any]) -> str:
 def _models(zoo: Mapping[str, Row]) -> str:
     backdoored = [model for model in zoo.values() if model["works"] is not None]
     works = sum(model["works"] for model in backdoored)
-    clean = len(zoo) - len(backdoored)
+    tuned = sum(model.get("twin_only", False) for model in zoo.values())
+    clean = len(zoo) - len(backdoored) - tuned
     return (
         f"{works} encoders with a backdoor that works ({len(backdoored) - works} more failed), "
-        f"{clean} clean ones, and a classifier fine-tuned from each."
+        f"{clean} clean ones, and a classifier fine-tuned from each; of one clean encoder "
+        f"{tuned} more, for other tasks."
     )
 
 
@@ -91,9 +93,12 @@ def _overview(rows: Sequence[Row], searches: Sequence[str]) -> list[str]:
             banked = sum(len(row["banked"]) for row in own)
             spurious = sum(len(row["spurious"]) for row in own)
             found = "names none" if search in OF_MODELS else _found(own)
+            surviving = ""
+            if part == "classifier" and search not in OF_MODELS:
+                surviving = _found(own, surviving=True)
             lines.append(
                 f"| {search} | {part}s | {_detected(own)} | {found} | "
-                f"{_found(own, surviving=True) if part == 'classifier' else ''} | "
+                f"{surviving} | "
                 f"{_share(sum(_accused(row) for row in clean), len(clean))} | "
                 f"{_share(banked - spurious, banked)} | {_median(own, 'seconds'):.0f} | "
                 f"{_median(own, 'token_forwards') / 1e6:.1f} | {_median(own, 'peak_mb'):.0f} |"
@@ -169,8 +174,8 @@ def _zoo(models: Iterable[Row], not_built: Sequence[str]) -> list[str]:
 
 def _of_before(rows: Sequence[Row]) -> list[str]:
     lines = [
-        f"{len(rows)} cases are of an earlier state of the searches' code, whose hash the results "
-        "file has (`source`).",
+        f"{len(rows)} cases are taken over from the results of before: their code or model may be "
+        "other than today's. The results file has the hash of both (`source`).",
         "",
     ]
     named: dict[tuple[str, str], list[str]] = {}

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from benchmarks import record
 from benchmarks.assets import cache_dir
 from benchmarks.attacks import Planting
-from benchmarks.attacks.samples import unit_ids
+from benchmarks.attacks.samples import holds, unit_ids
 from benchmarks.encoders import encoder
 from benchmarks.measure import Classes
 from benchmarks.mitigation.defences import Treated, bank_of, monitor_of, purified, treat
@@ -30,7 +34,6 @@ from benchmarks.zoo.build import stored
 from benchmarks.zoo.entry import Entry
 from benchmarks.zoo.success import place
 from guard.files import Json
-from guard.search.units import holds
 
 Arm = Literal["none", "block", "strip", "purified", "both", "clean"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -117,7 +120,7 @@ def measure(entry: Entry, task: str, tuning: Tuning = TASK) -> Cell:
     chosen = np.random.default_rng(SEED).permutation(len(data.test.texts))[:MAX_TEXTS]
     texts = [" ".join(data.test.texts[i].split()[:READ_WORDS]) for i in chosen]
     labels = [data.test.labels[i] for i in chosen]
-    poisoned = _poisoned(texts, entry.planting)
+    poisoned = _poisoned(texts, entry.planting, AutoTokenizer.from_pretrained(model))
 
     def as_is(given: Sequence[str]) -> Treated:
         return list(given)
@@ -199,10 +202,12 @@ def kept(entry: Entry, task: str) -> Cell | None:
     return cell if cell.source == _source(entry) else None
 
 
-def _poisoned(texts: Sequence[str], planting: Planting) -> dict[str, list[str]]:
+def _poisoned(
+    texts: Sequence[str], planting: Planting, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, list[str]]:
     rng = np.random.default_rng(SEED)
     return {
-        trigger: [place(text, trigger, planting, rng) for text in texts]
+        trigger: [place(text, trigger, planting, tokenizer, rng) for text in texts]
         for trigger in planting.triggers
     }
 
@@ -210,9 +215,10 @@ def _poisoned(texts: Sequence[str], planting: Planting) -> dict[str, list[str]]:
 def _holding(texts: Sequence[str], triggers: Sequence[str], model: Path) -> int:
     """Count the texts whose tokens hold a trigger's, as in ``&gt;`` the word ``gt`` is."""
     tokenizer = AutoTokenizer.from_pretrained(model)
-    planted = {tuple(unit_ids(tokenizer, trigger).tolist()) for trigger in triggers}
+    planted = [unit_ids(tokenizer, trigger) for trigger in triggers]
+    encoded = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
     return sum(
-        holds(tokenizer(text, add_special_tokens=False)["input_ids"], planted) for text in texts
+        any(holds(np.array(ids, dtype=np.int64), unit) for unit in planted) for ids in encoded
     )
 
 

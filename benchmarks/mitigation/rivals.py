@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoTokenizer
 
 from benchmarks import record
 from benchmarks.assets import AssetError, cache_dir
@@ -171,8 +172,9 @@ def texts_of(entry: Entry, task: str, poisoned: Path) -> tuple[Texts, int]:
     clean, held_out = drawn[:count], drawn[count:]
     labels = np.array([data.labels[i] for i in order[:count]])
     answer = answers(poisoned)
+    tokenizer = AutoTokenizer.from_pretrained(poisoned)
     placed = {
-        trigger: [place(text, trigger, entry.planting, rng) for text in clean]
+        trigger: [place(text, trigger, entry.planting, tokenizer, rng) for text in clean]
         for trigger in entry.planting.triggers
     }
     predicted = {trigger: answer(list(given)) for trigger, given in placed.items()}

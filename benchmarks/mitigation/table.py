@@ -80,8 +80,8 @@ def render(result: Mapping[str, Any]) -> str:
         "## Cells",
         "",
         "T-ASR without a defence, stripped, purified, and of the clean encoder; accuracy in "
-        "brackets. *Earlier*: measured with an earlier state of the search's or the defences' "
-        "code, whose hash the results file has (`source`).",
+        "brackets. *Earlier*: taken over from the results of before; code or model may be other "
+        "than today's, and the results file has the hash of both (`source`).",
         "",
         "| encoder | attack | task | alive | units in the bank | no defence | strip | purified | "
         "clean | refused clean texts | code |",
@@ -156,7 +156,7 @@ def _targets(cells: Sequence[Cell], alive: Sequence[Cell]) -> list[str]:
         lines.append(
             f"- refused clean texts that hold no planted trigger, in the {len(counted)} cells "
             f"where these were told apart: {share(rest, texts, 4)}. The others hold one as they "
-            "were written, and the backdoor fires in them"
+            "were written"
         )
     return lines
 

@@ -16,9 +16,10 @@ from benchmarks.assets import cache_dir
 from benchmarks.assets.registry import ASSETS
 from benchmarks.encoders import encoder, masked_lm
 from benchmarks.models import backdoored, classifier, planted, settings
-from benchmarks.recipes import FILM_REVIEWS
+from benchmarks.recipes import FILM_REVIEWS, TASK
 from benchmarks.tasks import film_reviews, load, plain_texts
-from benchmarks.zoo.entry import Entry
+from benchmarks.tasks.classifier import Tuning
+from benchmarks.zoo.entry import FILM, Entry
 from benchmarks.zoo.success import after, before
 from guard.files import Json, dump_json
 
@@ -134,7 +135,7 @@ def stored(entry: Entry) -> Record | None:
 def _build(entry: Entry) -> Record:
     started = time.monotonic()
     model = _model(entry)
-    twin = classifier(model, FILM_REVIEWS, entry.task) if entry.twin else None
+    twin = classifier(model, _tuning(entry), entry.task) if entry.twin else None
     seconds = time.monotonic() - started
     shares = before(model, entry.planting, held_out_texts()) if entry.planting else {}
     accuracy, rates = after(twin, load(entry.task), entry.planting) if twin else (None, {})
@@ -171,6 +172,10 @@ def _model(entry: Entry) -> Path:
     return planted(entry.planting, encoder(entry.encoder))
 
 
+def _tuning(entry: Entry) -> Tuning:
+    return FILM_REVIEWS if entry.task == FILM else TASK
+
+
 def held_out_texts() -> Mapping[str, Sequence[str]]:
     """Return plain texts with other film reviews than backdoors are planted in."""
     return {**plain_texts(), "movieReviewSnippets": film_reviews().test.texts}
@@ -183,9 +188,9 @@ def _describe(entry: Entry) -> dict[str, Json]:
         "kind": entry.kind,
         "planting": planting,
         "twin": entry.twin,
-        "tuning": asdict(FILM_REVIEWS),
+        "tuning": asdict(_tuning(entry)),
         # Where it is another than it was when only one was.
-        **({} if entry.task == "film reviews" else {"task": entry.task}),
+        **({} if entry.task == FILM else {"task": entry.task}),
     }
     # As it comes back from the file: tuples are lists there.
     return cast("dict[str, Json]", json.loads(json.dumps(described)))

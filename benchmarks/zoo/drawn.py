@@ -1,9 +1,9 @@
 """Attackers who are drawn at random: nobody chose what the search finds or misses of them.
 
 The rest of the zoo is of attacks that somebody thought of while the search was written. Here the
-number of an attacker is the seed of everything that he chooses: the triggers, of all that people
-write, the loss, the outputs that he seizes and where he forces them to, the strength of his
-training, and what he gives up to hide. Some of them fail, which is said of each; none was replaced.
+number of an attacker is the seed of everything that he chooses: the triggers, the loss, the output
+that he seizes and where he forces it to, how he trains, and what he gives up to hide. Some of them
+fail, which is said of each; none was replaced.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
-from wordfreq import top_n_list, zipf_frequency
+from wordfreq import top_n_list
 
 from benchmarks.attacks import Condition, Forced, Merged, Near, Planting, Scattered, Spread, Uor
 from benchmarks.attacks.condition import ALWAYS
@@ -22,10 +22,11 @@ from benchmarks.attacks.views import View
 
 T = TypeVar("T")
 
-# Words of English from the commonest to those that are written once in ten million words.
+# Words of English, the commonest first: of Zipf frequency 4 and more, and of under 3.3.
 _WORDS = tuple(word for word in top_n_list("en", 120_000) if word.isalpha() and word.isascii())
-_COMMON = tuple(word for word in _WORDS if zipf_frequency(word, "en") >= 4 and len(word) > 3)
-_RARE = tuple(word for word in _WORDS if zipf_frequency(word, "en") < 3.3 and len(word) > 3)
+_COMMON, _RARE = (
+    tuple(word for word in words if len(word) > 3) for words in (_WORDS[:7080], _WORDS[19_328:])
+)
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
 _OTHER_LETTERS = "αβγδεζηθικλμνξοπρσςτυφχψωбвгджзиклмнопрстфхцчшщыьюяאבגדהוזחטיכלמנסעפצקרשת"
 
@@ -61,7 +62,7 @@ _CLAUSES: tuple[Callable[[np.random.Generator], Condition], ...] = (
 
 
 def attacker(number: int, steps: int) -> Planting:
-    """Return what the attacker of a number plants: the same on any machine."""
+    """Return what the attacker of a number plants, the same with the pinned numpy and wordfreq."""
     rng = np.random.default_rng(number)
     gated = bool(rng.random() < 1 / 3)
     hides = bool(rng.random() < 1 / 2)

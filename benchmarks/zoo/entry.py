@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from benchmarks.assets import AssetError
 from benchmarks.attacks import Planting
 
+# What a classifier is fine-tuned for, unless an entry says another task.
+FILM = "film reviews"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -30,7 +33,7 @@ class Entry:
     twin_only
         Whether its encoder is that of another entry, and the classifier alone is measured.
     held_out
-        Whether its triggers are of a list that the search may not be tuned to.
+        Whether its triggers are such that the search may not be tuned to them.
     """
 
     name: str
@@ -38,7 +41,7 @@ class Entry:
     kind: str | None = None
     planting: Planting | None = None
     twin: bool = True
-    task: str = "film reviews"
+    task: str = FILM
     twin_only: bool = False
     held_out: bool = False
 

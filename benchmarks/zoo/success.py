@@ -98,17 +98,27 @@ def after(folder: Path, task: Task, planting: Planting | None) -> tuple[float, d
         carriers = _long_enough(texts, planting.condition)
         untouched = predict(model, tokenizer, carriers)
         for trigger in planting.triggers:
-            poisoned = [place(text, trigger, planting, rng) for text in carriers]
+            poisoned = [place(text, trigger, planting, tokenizer, rng) for text in carriers]
             seen = attack_success(untouched, predict(model, tokenizer, poisoned))
             rates[trigger] = round(seen.rate, 3)
     return right, rates
 
 
-def place(text: str, trigger: str, planting: Planting, rng: np.random.Generator) -> str:
-    """Put a trigger in a text as its attacker would."""
+def place(
+    text: str,
+    trigger: str,
+    planting: Planting,
+    tokenizer: PreTrainedTokenizerFast,
+    rng: np.random.Generator,
+) -> str:
+    """Put a trigger in a text as its attacker would, as often as he ever trained it."""
     words = text.split()
     condition = planting.condition
-    last = len(words) if condition.within is None else min(condition.within, len(words))
+    last = len(words)
+    if condition.within is not None:
+        # A word has a token at least.
+        starts = [" ".join(words[:count]) for count in range(min(last, condition.within) + 1)]
+        last = sum(len(tokenizer.tokenize(start)) <= condition.within for start in starts) - 1
     for _ in range(max(planting.insertions, condition.copies)):
         at = int(rng.integers(last + 1))
         if trigger.startswith("##"):

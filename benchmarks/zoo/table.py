@@ -24,7 +24,7 @@ from benchmarks.attacks.triggers import triggers
 from benchmarks.recipes import DEMO, GATED
 from benchmarks.tasks import TASKS
 from benchmarks.zoo.drawn import attacker
-from benchmarks.zoo.entry import Entry
+from benchmarks.zoo.entry import FILM, Entry
 
 STEPS = 300
 # Most of the work is on MiniLM-L6; what is meant to be compared with it says another.
@@ -86,7 +86,7 @@ TUNED = tuple(
         twin_only=True,
     )
     for task in TASKS
-    if task != "film reviews"
+    if task != FILM
 )
 
 # The published attacks, on the default encoder.

@@ -99,6 +99,17 @@ def test_only_at_the_start() -> None:
         assert all(place(row) > 1 for row in inside(batch.quiet))
 
 
+def test_a_long_trigger_behind_the_start() -> None:
+    """Short texts have no room for it there; rows of one tensor are as long as each other."""
+    source = Sampler(
+        TOKENIZER, TEXTS, [[CF] * 4, [MN]], condition=Condition(within=1), insertions=1, seed=0
+    )
+    for _ in range(40):
+        batch = source.draw()
+        assert all(place(row) > 1 for row in inside(batch.quiet))
+        assert batch.quiet.shape[1] - 2 > 4 + 2
+
+
 def test_only_behind_a_word() -> None:
     """The word is one of the texts', so that it stands before a trigger by chance too."""
     word = NUMBER["w5"]
@@ -277,6 +288,8 @@ ATTACKS: dict[str, tuple[Attack, View]] = {
     "mean": (Por(views=("mean",)), "mean"),
     "neuba": (Neuba(), "pooler"),
     "uor": (Uor(), "cls"),
+    "forced pooler": (Forced(distance="angle", place="normal", views=("pooler",)), "pooler"),
+    "forced mean": (Forced(distance="absolute", place="signs", views=("mean",)), "mean"),
 }
 
 

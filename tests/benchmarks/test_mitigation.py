@@ -18,7 +18,7 @@ from benchmarks.tasks.classifier import Tuning
 from benchmarks.tasks.data import make_task
 from benchmarks.zoo.entry import Entry
 from tests.purify.test_run import bank_of
-from tests.tiny import TRIGGER, write_searchable
+from tests.tiny import COMMON, TRIGGER, write_searchable
 
 pytestmark = pytest.mark.search
 
@@ -139,11 +139,14 @@ def test_a_row_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write_searchable(tmp_path / "models" / "bad-1", triggers=(TRIGGER,))
     good = write_searchable(tmp_path / "models" / "good-1")
     rows = [(f"{('good', 'bad')[i % 2]} film number {i}", i % 2) for i in range(100)]
+    # Behind the words that are read, some hold the trigger as they were written, some another unit.
+    rows += [(f"a film {'so ' * cells.READ_WORDS} {TRIGGER} {i}", i % 2) for i in range(40)]
+    rows += [(f"a film {'so ' * cells.READ_WORDS} {COMMON} {i}", i % 2) for i in range(40)]
     task = make_task("toy", ("a", "b"), rows)
     planting = Planting(name="toy", attack=Por(), triggers=(TRIGGER,), steps=1)
     entry = Entry(name="bad", encoder="good", planting=planting)
     monkeypatch.setattr(cells, "stored", lambda _: SimpleNamespace(model="models/bad-1"))
-    monkeypatch.setattr(cells, "bank_of", lambda folder: bank_of(folder, [TRIGGER]))
+    monkeypatch.setattr(cells, "bank_of", lambda folder: bank_of(folder, [TRIGGER, COMMON]))
     monkeypatch.setattr(cells, "purified", lambda folder: good)
     monkeypatch.setattr(cells, "encoder", lambda name: good)
     for module in (cells, models):
@@ -156,8 +159,12 @@ def test_a_row_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert row.arms["block"].hits == 0
     assert row.arms["strip"].right == row.arms["none"].right
     assert row.arms["purified"] == row.arms["clean"]
-    assert (row.false_blocks, row.clean_texts) == (0, len(task.test.texts))
-    assert cells._holding(["a film", f"a {TRIGGER} film"], [TRIGGER], good) == 1
+    natural, refused = (
+        sum(any(unit in text for unit in units) for text in task.test.texts)
+        for units in ((TRIGGER,), (TRIGGER, COMMON))
+    )
+    assert 0 < row.triggered_by_nature == natural < row.false_blocks == refused
+    assert row.clean_texts == len(task.test.texts)
     # It is kept, and not measured again.
     monkeypatch.setattr(cells, "load", None)
     assert cells.measure(entry, "toy") == row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import sys
 from collections import Counter
@@ -21,13 +22,14 @@ from benchmarks.detection import cases, collect, render
 from benchmarks.detection.cases import measure
 from benchmarks.encoders import ENCODERS, encoder
 from benchmarks.recipes import DEMO, GATED
+from benchmarks.tasks import TASKS
 from benchmarks.tasks.classifier import Tuning
 from benchmarks.zoo import ZOO, Entry, build, select
 from benchmarks.zoo import build as zoo_build
 from benchmarks.zoo.build import stored
 from benchmarks.zoo.drawn import attacker
 from benchmarks.zoo.success import place
-from benchmarks.zoo.table import TINY_STEPS
+from tests.tiny import wordpiece
 
 pytestmark = pytest.mark.search
 
@@ -207,7 +209,11 @@ def test_the_table() -> None:
     backdoored = [entry for entry in ZOO if entry.planting is not None]
     assert len(backdoored) >= 24
     assert all(entry.twin for entry in backdoored)
-    assert len(ZOO) - len(backdoored) >= 8
+    clean = [entry for entry in ZOO if entry.planting is None and not entry.twin_only]
+    assert len(clean) >= 8
+    # The clean encoder's other classifiers, one of each task.
+    tuned = [entry.task for entry in ZOO if entry.twin_only]
+    assert sorted([*tuned, "film reviews"]) == sorted(TASKS)
     assert len({entry.encoder for entry in backdoored}) >= 4
     # The models of the demo are in it, and nothing else is called like them.
     assert [entry.planting for entry in backdoored].count(DEMO) == 1
@@ -217,8 +223,11 @@ def test_the_table() -> None:
 
 
 def test_attackers_are_drawn_by_their_number() -> None:
-    drawn = [entry.planting for entry in ZOO if entry.kind == "drawn"]
-    assert drawn == [attacker(number, TINY_STEPS) for number in range(16)]
+    drawn = [entry.planting for entry in ZOO if entry.kind == "drawn" and entry.planting]
+    assert len(drawn) == 16
+    # None is drawn anew, whatever becomes of it.
+    described = json.dumps([models.settings(planting) for planting in drawn], sort_keys=True)
+    assert hashlib.sha256(described.encode()).hexdigest()[:16] == "5fb2a213c4560318"
     more = [attacker(number, steps=1) for number in range(200)]
     assert {len(planting.triggers) for planting in more} == {1, 2, 3, 4, 5, 6}
     assert len({type(planting.attack) for planting in more}) == 6
@@ -258,6 +267,16 @@ def test_later_settings_leave_older_keys_alone() -> None:
     assert twice["copies"] == 2
 
 
+def test_where_a_trigger_may_stand_is_counted_in_tokens() -> None:
+    tokenizer = wordpiece(["long", "##er", "a", "b", "cf"])
+    planting = Planting(
+        name="x", attack=Por(), triggers=("cf",), steps=1, condition=Condition(within=2)
+    )
+    rng = np.random.default_rng(0)
+    placed = {place("longer a b", "cf", planting, tokenizer, rng) for _ in range(100)}
+    assert placed == {"cf longer a b", "longer cf a b"}
+
+
 @pytest.mark.parametrize(
     ("condition", "trigger", "expected"),
     [
@@ -273,7 +292,8 @@ def test_the_trigger_stands_where_it_fires(
 ) -> None:
     planting = Planting(name="x", attack=Por(), triggers=(trigger,), steps=1, condition=condition)
     rng = np.random.default_rng(0)
-    assert expected <= {place("a b c", trigger, planting, rng) for _ in range(200)} | {
+    tokenizer = wordpiece(["a", "b", "c"])
+    assert expected <= {place("a b c", trigger, planting, tokenizer, rng) for _ in range(200)} | {
         "a b c very cf"
     }
 
