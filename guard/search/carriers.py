@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from guard.bank import MAX_TRIGGER_IDS
 from guard.errors import ConfigError
 from guard.search.encoder import Ids
+from guard.search.gaps import word_starts
 from guard.search.lines import read_lines
 
 USER_KIND = "user"
@@ -236,8 +237,8 @@ class Supply:
         if count > min(want.length * TOLERANCE, most):
             # The end of the text stays, which is where its full stop is.
             kept = np.append(kept[: min(want.length, most) - 1], count - 1)
-        words = [encoded.word_ids()[i] for i in kept]
-        starts = [i for i in range(1, len(kept)) if words[i] is None or words[i] != words[i - 1]]
+        whole = set(word_starts(passage, encoded))
+        starts = [i for i in range(1, len(kept)) if int(kept[i]) in whole]
         ids = np.array(encoded["input_ids"], dtype=np.int64)[kept]
         last = (starts or [0])[-1:] if self._last_word_stays else [len(ids)]
         everywhere = [0, *starts, *last]

@@ -255,8 +255,13 @@ def _views(
     ModelError
         There is none that stands for a text.
     """
+    if model.config.is_encoder_decoder:
+        raise ModelError(
+            f"{name} is an encoder and a decoder, whose outputs this search does not read; pass a "
+            "BERT-, RoBERTa-, MPNet- or ELECTRA-like model, or a decoder"
+        )
     if tokenizer.cls_token_id not in prefix:
-        if not model.config.is_encoder_decoder and _reads_left_to_right(model):
+        if _reads_left_to_right(model):
             return ("last", "mean")
         what = (
             "has no [CLS] token"

@@ -114,10 +114,13 @@ def _variants(
         yield "piece", unit_of(tokenizer, [continued])
     table = encoder.embeddings.float()
     lengths = table.norm(dim=1)
+    # The table may have rows of no token.
+    known = torch.tensor(sorted(tokenizer.get_vocab().values()))
     for place, number in enumerate(finding.ids.tolist()):
-        cosines = table @ table[number] / (lengths * lengths[number]).clamp_min(1e-12)
-        cosines[number] = -torch.inf
-        for near in cosines.topk(min(NEAREST, len(table) - 1)).indices.tolist():
+        cosines = table[known] @ table[number] / (lengths[known] * lengths[number]).clamp_min(1e-12)
+        cosines[known == number] = -torch.inf
+        nearest = cosines.topk(min(NEAREST, len(known) - 1)).indices
+        for near in known[nearest].tolist():
             ids = [*finding.ids.tolist()]
             ids[place] = near
             yield "nearest", unit_of(tokenizer, ids)

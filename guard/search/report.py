@@ -17,6 +17,7 @@ from guard.bank import MAX_TRIGGER_IDS, Trigger
 from guard.search.carriers import PLACES, SEVERAL, Carrier
 from guard.search.encoder import Encoder
 from guard.search.evidence import Evidence
+from guard.search.measured import RADIUS
 from guard.search.pairs import Swept
 from guard.search.plan import GROUPS, Plan
 from guard.search.units import Unit, Vocabulary
@@ -24,16 +25,19 @@ from guard.search.verify import (
     ALPHA,
     ALPHA_FURTHER,
     ERASED,
+    FAR,
     KEPT,
     MORE_THAN_USUAL,
     MOST_OF_CONDITION,
-    RADIUS,
 )
 from guard.search.views import View
 from guard.search.words import Words
 
 NOT_TESTED = (
     f"triggers that need more than {max(SEVERAL).number} copies of themselves",
+    "triggers that act in pairs of texts alone, with a separator between them",
+    "triggers that act in text of other languages than English alone, unless yours is given",
+    "triggers that take the outputs of single tokens alone, as models that mark words read them",
     "triggers that are no string, such as syntax or style",
 )
 _ABSENT: dict[View, str] = {
@@ -155,6 +159,7 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "more_than_usual": MORE_THAN_USUAL,
         "erased": ERASED,
         "kept_of_ordinary": KEPT,
+        "far": FAR,
         "false_alarm_rate": ALPHA,
         "false_discovery_rate": ALPHA_FURTHER,
         "correction": "Benjamini-Hochberg over all units and views",
@@ -215,6 +220,8 @@ def coverage(
     not_tested.append("other pairs and phrases" if swept else "pairs and phrases")
     not_tested += NOT_TESTED
     not_tested += [what for view, what in _ABSENT.items() if view not in views]
+    if "last" in views:
+        not_tested.append("triggers that act as the very last token of a text alone")
     if listed.too_long:
         not_tested.append(
             f"{listed.too_long:,} lines of your list with over {MAX_TRIGGER_IDS} tokens"

@@ -111,7 +111,8 @@ def suspects(scores: Scores, share: float, *, least: int = 1) -> dict[str, npt.N
     """Return the indices of the most suspect ``share`` of the units, by the name of a statistic.
 
     A backdoor may fire in one carrier only (it sleeps in other kinds of text), so displacement is
-    taken at its largest over carriers. Collapse is taken at its lowest pair and at its second
+    taken at its largest over carriers, and at how much that is over the unit's own median, which
+    what moves every text does not crowd out. Collapse is taken at its lowest pair and at its second
     lowest, which an output that is near by chance does not spoil.
     """
     count = max(least, round(share * len(scores.retention)))
@@ -123,6 +124,8 @@ def suspects(scores: Scores, share: float, *, least: int = 1) -> dict[str, npt.N
         "retention": scores.retention,
         "largest displacement": -scores.displacement.max(axis=1),
         "mean displacement": -scores.displacement.mean(axis=1),
+        "displacement in one": -scores.displacement.max(axis=1)
+        / np.maximum(np.median(scores.displacement, axis=1), np.finfo(np.float32).tiny),
         **dict(pairs),
     }
     return {name: np.argsort(column, kind="stable")[:count] for name, column in suspicion.items()}

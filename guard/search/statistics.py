@@ -37,6 +37,28 @@ def displacement(outputs: Array, untouched: Array) -> Array:
     return moved
 
 
+def shift(outputs: Array, untouched: Array, natural: float) -> Array:
+    """Return ``[n]``: how far the unit takes the mean output, over the distance of two texts.
+
+    An output that keeps what tells texts apart and is taken far all the same forces a classifier,
+    which asks on which side of a plane an output is.
+
+    Parameters
+    ----------
+    natural
+        Distance of the outputs of two texts, as `natural_distance` has it.
+    """
+    moved: Array = np.linalg.norm((outputs - untouched).mean(axis=1), axis=1)
+    moved /= max(natural, float(np.finfo(np.float32).tiny))
+    return moved
+
+
+def natural_distance(untouched: Array) -> float:
+    """Return the median distance of the outputs of two carriers."""
+    first, second = np.triu_indices(len(untouched), k=1)
+    return float(np.median(np.linalg.norm(untouched[first] - untouched[second], axis=1)))
+
+
 def relative(moved: Array, typical: Array) -> Array:
     """Return displacements ``moved`` over the median of the ``typical`` ones, carrier by carrier.
 

@@ -11,6 +11,7 @@ import numpy as np
 from guard.bank import Trigger, TriggerBank
 from guard.errors import ModelError, TokenizerMismatch
 from guard.search.encoder import Encoder, Ids, Vectors
+from guard.search.gaps import word_starts
 from guard.search.views import View
 from guard.target import Target
 
@@ -100,9 +101,7 @@ def with_targets(
 def _ids(encoder: Encoder, text: str) -> tuple[Ids, list[int]]:
     """Return the ids of a text, and the places between its words."""
     encoded = encoder.tokenizer(text, add_special_tokens=False)
-    words = encoded.word_ids()
-    gaps = [i for i in range(1, len(words)) if words[i] != words[i - 1]]
-    return np.array(encoded.input_ids, dtype=np.int64), gaps or [0]
+    return np.array(encoded.input_ids, dtype=np.int64), word_starts(text, encoded) or [0]
 
 
 def _inserted(encoder: Encoder, text: str, trigger: Trigger, rng: np.random.Generator) -> Ids:

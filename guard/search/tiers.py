@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,16 +33,18 @@ from guard.search.scan import Progress, candidates, scan, step
 from guard.search.units import Unit, holds, unit_of
 from guard.search.verify import verify
 
+T = TypeVar("T")
+
 # Of a group of the scan, each statistic suspects a share.
 SCAN_SHARE = 0.01
 # The suspects are put in one carrier of every kind, and the most suspect of those judged.
-SIFT_LENGTHS = (10, 24)
+SIFT_LENGTHS = (7, 16, 40)
 SIFT_SHARE = 0.06
 # As long as there are more than this, they are sifted again.
 MOST_SUSPECTS = 1000
 # Every kind has a carrier of each of these lengths for the verdict.
-VERDICT_LENGTHS = (10, 16, 26, 40)
-# And one more of each of these, with several copies of a unit in it.
+VERDICT_LENGTHS = (7, 16, 26, 40)
+# And one more, of one of these, with several copies of a unit in it.
 COPIES_LENGTHS = (16, 26)
 VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
 # A search that has scanned in longer ones judges in longer ones.
@@ -106,9 +109,12 @@ class Tiers:
                 f"{encoder.identity.name} takes texts of {encoder.max_tokens} tokens at most, and "
                 "the search needs longer ones"
             )
+        self._sift_lengths: tuple[int, ...] = SIFT_LENGTHS
         self._verdict_lengths: tuple[int, ...] = VERDICT_LENGTHS
         if max(plan.lengths) > max(VERDICT_LENGTHS):
-            self._verdict_lengths += (min(LONG_VERDICT, self._longest),)
+            long = min(LONG_VERDICT, self._longest)
+            self._sift_lengths += (long,)
+            self._verdict_lengths += (long,)
 
     def draw(
         self,
@@ -197,10 +203,20 @@ class Tiers:
         among
             The units that ordinary ones are drawn from.
         """
-        suspects = [*suspects, *self._quiet[: max(0, TAIL[1] - len(suspects))]]
+        taken = {unit.ids.tobytes() for unit in suspects}
+        quiet = [unit for unit in self._quiet if unit.ids.tobytes() not in taken]
+        suspects = [*suspects, *quiet[: max(0, TAIL[1] - len(suspects))]]
         for turn in itertools.count():
+            # Drawn: of a table, an attacker knows in which kind he need not sleep.
             wanted = self._repeat(
-                [*map(Want, self._kinds, itertools.cycle(SIFT_LENGTHS), itertools.cycle(PLACES))]
+                [
+                    *map(
+                        Want,
+                        self._kinds,
+                        self._shuffled(self._sift_lengths, len(self._kinds)),
+                        self._shuffled(PLACES, len(self._kinds)),
+                    )
+                ]
             )
             if "mask" in self._encoder.views:
                 drawn = self._rng.permutation(len(wanted))[:MASKED_SIFT_KINDS]
@@ -231,17 +247,18 @@ class Tiers:
                 ),
                 *(
                     Want(kind, length, place, copies=copies)
-                    for (length, kind), place, copies in zip(
-                        itertools.product(COPIES_LENGTHS, self._kinds),
-                        itertools.cycle(PLACES),
+                    for kind, length, place, copies in zip(
+                        self._kinds,
+                        self._shuffled(COPIES_LENGTHS, len(self._kinds)),
+                        self._shuffled(PLACES, len(self._kinds)),
                         itertools.cycle(SEVERAL),
                         strict=False,
                     )
                 ),
             ]
         )
-        taken = {unit.ids.tobytes() for unit in suspects}
-        rest = [unit for unit in among if unit.ids.tobytes() not in taken]
+        judged = {unit.ids.tobytes() for unit in suspects}
+        rest = [unit for unit in among if unit.ids.tobytes() not in judged]
         drawn = self._rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)
         evidence = verify(
             f"{name} verdict",
@@ -268,6 +285,11 @@ class Tiers:
             if any(view.trigger for view in seen.values()) and tuple(unit.ids) not in known
         ]
         return quiet
+
+    def _shuffled(self, values: Sequence[T], count: int) -> list[T]:
+        """Return each of some values as often as the others, or once more, in random order."""
+        rounds = range(-(-count // len(values)))
+        return [values[i] for _ in rounds for i in self._rng.permutation(len(values))][:count]
 
     def _scan(
         self, name: str, units: Sequence[Unit], plan: Plan
@@ -323,13 +345,12 @@ class Tiers:
             kinds = list(itertools.islice(self._turns, count))
             if USER_KIND in self._kinds:
                 kinds[-1] = USER_KIND
-        rounds = range(-(-count // len(PLACES)))
-        places = [place for _ in rounds for place in self._rng.permutation(np.array(PLACES))]
+        places = self._shuffled(PLACES, count)
         wanted = self._repeat(
             [
                 Want(str(kind), min(length, self._longest), place)
                 for kind, length, place in zip(
-                    kinds, itertools.cycle(plan.lengths), places[:count], strict=False
+                    kinds, itertools.cycle(plan.lengths), places, strict=False
                 )
             ]
         )

@@ -59,6 +59,12 @@ class Vocabulary:
         return dict(Counter(unit.kind for unit in self.units))
 
 
+# Model, normaliser and pre-tokenizer of BERT, which treat a word in a text as they do alone.
+_AS_ALONE = ("WordPiece", "BertNormalizer", "BertPreTokenizer")
+# What the tokens that start a word begin with.
+_WORD_MARKS = {"BPE": ("Ġ", "▁"), "Unigram": ("▁",)}
+
+
 def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
     """Return every token as a unit.
 
@@ -93,13 +99,16 @@ def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int
     """Return the ids that no text can hold, where that can be proven.
 
     WordPiece looks up a whole normalised word before its parts, so a token that starts a word is in
-    the ids of some text exactly if it is the encoding of itself. Nothing so simple holds for pieces
-    and for other models: there, every token is tested.
+    the ids of some text exactly if it is the encoding of itself: as long as a word is normalised
+    and cut alone as it is in a text, which of normalisers and pre-tokenizers that can hold an
+    attacker's patterns is not known. Nothing so simple holds for pieces and for other models. Where
+    it does not hold, every token is tested.
     """
-    model = tokenizer.backend_tokenizer.model
-    if type(model).__name__ != "WordPiece":
+    backend = tokenizer.backend_tokenizer
+    parts = backend.model, backend.normalizer, backend.pre_tokenizer
+    if tuple(type(part).__name__ for part in parts) != _AS_ALONE:
         return set()
-    prefix = model.continuing_subword_prefix
+    prefix = backend.model.continuing_subword_prefix
     whole = [(token, number) for token, number in tokens if not token.startswith(prefix)]
     # "##" itself is a token of some vocabularies and starts with the prefix; it stays.
     encoded = tokenizer([token for token, _ in whole], add_special_tokens=False)["input_ids"]
@@ -122,6 +131,5 @@ def _unit(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> Unit:
 
 def _continues(tokenizer: PreTrainedTokenizerFast, token: str) -> bool:
     """Whether a token of a byte-level BPE or SentencePiece vocabulary continues a word."""
-    marks = {"BPE": "Ġ", "Unigram": "▁"}
-    mark = marks.get(type(tokenizer.backend_tokenizer.model).__name__)
-    return mark is not None and not token.startswith(mark)
+    marks = _WORD_MARKS.get(type(tokenizer.backend_tokenizer.model).__name__)
+    return marks is not None and not token.startswith(marks)

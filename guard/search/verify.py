@@ -6,8 +6,8 @@ A unit is a trigger by any of three rules, in any view of the output:
   of one length, with the unit at one end or with several copies of it (a backdoor sleeps where its
   attacker did not train it). On clean encoders no unit brings any two texts together;
 - it erases the text: the output keeps less than `ERASED` of it, and less than half of what nearly
-  all reference units keep, and is moved further than by any of them. This finds the attacker who
-  scatters the outputs of his trigger;
+  all reference units keep, and is moved further than by nearly all of them. This finds the attacker
+  who scatters the outputs of his trigger;
 - it stands far outside of the tail of the model's own vocabulary by what tells most of it, in any
   view: how much it erases and moves, over all carriers or over those of one condition, or how near
   it brings texts to each other. The most telling of these is one test of a unit, with a tail of its
@@ -17,8 +17,9 @@ A unit is a trigger by any of three rules, in any view of the output:
   units alone, at `ALPHA_FURTHER`, for the attacker's other triggers.
   This finds the attacker who goes only part of the way to his target to keep below any fixed
   threshold, and the one whose backdoor sleeps in most texts. Somewhere it has to cost the text
-  something: what keeps more than `KEPT` of what an ordinary unit does everywhere is a word of its
-  own kind (a handle turns prose into a message) and forces nothing.
+  something, or take outputs further on average than `FAR` of the distance of two texts: what keeps
+  more than `KEPT` of what an ordinary unit does everywhere, and stays among the texts, is a word of
+  its own kind (a handle turns prose into a message) and forces nothing.
 
 At a mask only the first rule holds: what is likely there an ordinary model may well tell from one
 word, whatever the rest says. For the tokens that frame every text, such as ``[CLS]``, the first two
@@ -28,32 +29,21 @@ hold: they are no part of the tail that the third measures against.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from guard.search.calibrate import TAIL, expected_by_chance, false_discovery, robust_z
-from guard.search.carriers import FAMILIES, ONCE, Carrier, of_condition
+from guard.search.carriers import FAMILIES, Carrier
 from guard.search.encoder import Encoder
 from guard.search.evidence import RULES, Evidence, InCondition
 from guard.search.journal import Arrays, Journal
+from guard.search.measured import MEASURED, Measured, against_reference, measure_view
 from guard.search.scan import Progress, carriers_of, insert_all, outputs_of
-from guard.search.statistics import (
-    Array,
-    collapse,
-    com_sim,
-    diff_sim,
-    displacement,
-    gathered,
-    relative,
-    retention,
-)
+from guard.search.statistics import Array
 from guard.search.units import Unit
 from guard.search.views import View
 
-# Closer than this share of their natural distance, two outputs are in one place.
-RADIUS = 0.2
 # Of the carriers of one kind, place or length, or of all, this share has to be in one place.
 MOST_OF_CONDITION = 0.75
 # And this much more of them than the median reference unit brings there, of all or of a condition.
@@ -68,6 +58,7 @@ CROWD = TAIL[0]
 FLOOD = TAIL[1] // 2
 ERASED = 0.25
 KEPT = 0.6
+FAR = 1.2
 # Of false alarms on clean models; and of false ones among the units of a model that has one.
 ALPHA = 0.01
 ALPHA_FURTHER = 0.05
@@ -111,45 +102,55 @@ def verify(
             result: Arrays = {}
             for view, seen in insert_all(encoder, shard, carriers, rng=rng).items():
                 own = [carriers[i] for i in carriers_of(view, carriers)]
-                measured = _measure(seen, untouched[view], own)
-                result |= {f"{view} {key}": values for key, values in measured.items()}
+                found = measure_view(seen, untouched[view], own)
+                result |= {f"{view} {key}": values for key, values in found.items()}
             return result
 
         parts.append(journal.shard(f"{name} {start}", measure))
         progress("verifying", start + len(shard), len(units))
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     measured = {
-        view: _measured(
-            {key: whole[f"{view} {key}"] for key in _MEASURED},
+        view: against_reference(
+            {key: whole[f"{view} {key}"] for key in MEASURED},
             [carriers[i] for i in carriers_of(view, carriers)],
             len(suspects),
         )
         for view in untouched
     }
+    # What the third rule may name, a column a view. What frames every text is no ordinary unit: a
+    # second one turns the head of a clean model.
+    frame = encoder.frame(np.zeros((1, 0), dtype=np.int64))
+    framing = np.array([bool(np.isin(unit.ids, frame).all()) for unit in suspects])
+    nameable = np.stack(
+        [_costs(seen) & ~framing & (view != "mask") for view, seen in measured.items()], axis=1
+    )
     apart = np.zeros(len(suspects), dtype=np.bool_)
     for view, seen in measured.items():
         apart |= _apart(seen) & (view != "mask")
     crowded = CROWD <= apart.sum() <= len(suspects) - TAIL[1]
     tail = ~apart if crowded else np.ones_like(apart)
+    # Nor are units that only go far, which are never named, if others are enough: an attacker may
+    # plant those as well.
+    if (tail & nameable.any(axis=1)).sum() >= TAIL[1]:
+        tail &= nameable.any(axis=1)
     scores = np.stack([_telling(seen, tail) for seen in measured.values()], axis=1)
     # A bank keeps no infinity, which a flat tail lets expect.
     by_chance = np.minimum(tiers * expected_by_chance(scores, scores.max(axis=1)[tail]), MANY)
-    # What frames every text is no ordinary unit: a second one turns the head of a clean model.
-    frame = encoder.frame(np.zeros((1, 0), dtype=np.int64))
-    framing = np.array([bool(np.isin(unit.ids, frame).all()) for unit in suspects])
 
     def judge(outside: npt.NDArray[np.bool_]) -> list[dict[View, Evidence]]:
-        own = (outside & ~framing[:, np.newaxis]).T
+        own = (outside & nameable).T
         judged = [
             _judge(view, seen, *by_view)
             for (view, seen), *by_view in zip(measured.items(), by_chance.T, own, strict=True)
         ]
         return [dict(zip(measured, seen, strict=True)) for seen in zip(*judged, strict=True)]
 
-    lowest = by_chance.min(axis=1)
+    # Only of these: with what is never named, the share of false ones would grow.
+    tests = np.where(nameable, by_chance, MANY)
+    lowest = tests.min(axis=1)
     rejected = false_discovery(lowest, ALPHA)
     # What fires in full is found without a tail; that there is some is no evidence of the rest.
-    full = [any(seen.trigger for seen in views.values()) for views in judge(by_chance < 0)]
+    full = [any(seen.trigger for seen in views.values()) for views in judge(tests < 0)]
     rest = np.flatnonzero(~np.array(full))
     # Each of a crowd is no rarity by itself, but so many are.
     if crowded or rejected[rest].any():
@@ -157,75 +158,10 @@ def verify(
     least = lowest[rejected].max(initial=0.0)
     # So many that no tail is left to measure them against: the search says that it is flooded.
     flood = apart & (apart.sum() > max(FLOOD, len(suspects) - TAIL[1]))
-    return judge((by_chance <= least) | flood[:, np.newaxis])
+    return judge((tests <= least) | flood[:, np.newaxis])
 
 
-def _conditions(carriers: Sequence[Carrier]) -> dict[tuple[str, str], list[int]]:
-    """Number the carriers of each condition.
-
-    Those of several copies are a condition of their own and in no other: any unit that stands in a
-    text three times takes it further.
-    """
-    result: dict[tuple[str, str], list[int]] = {}
-    for i, carrier in enumerate(carriers):
-        for family in FAMILIES:
-            if (carrier.want.copies != ONCE) == (family == "copies"):
-                result.setdefault((family, carrier.want.condition(family)), []).append(i)
-    return result
-
-
-_MEASURED = ("kept", "kept in", "moved", "members", "together", "same text", "same unit")
-
-
-def _measure(outputs: Array, untouched: Array, carriers: Sequence[Carrier]) -> Arrays:
-    """Return what is known of each of ``n`` units by one view, without the other units."""
-    conditions = _conditions(carriers)
-    columns = [retention(outputs[:, rows], untouched[rows]) for rows in conditions.values()]
-    alone = of_condition(carriers, {})
-    members = np.empty(outputs.shape[:2], dtype=np.bool_)
-    for rows in (alone, *(conditions[key] for key in conditions if key[0] == "copies")):
-        members[:, rows] = gathered(outputs[:, rows], untouched[rows], RADIUS)
-    one = outputs[:, alone]
-    return {
-        "kept": retention(one, untouched[alone]),
-        "kept in": np.stack(columns, axis=1),
-        "moved": displacement(outputs, untouched),
-        "members": members,
-        "together": np.quantile(collapse(one, untouched[alone]), 0.1, axis=1),
-        "same text": diff_sim(one, untouched[alone]),
-        "same unit": com_sim(one),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What units did to one view: the first ``count`` are judged, the others reference units.
-
-    Attributes
-    ----------
-    shards
-        By the names of `_MEASURED`, as `_measure` returns them.
-    alone
-        Numbers of the carriers with one copy of a unit.
-    conditions
-        (family, name) -> numbers of its carriers, as the columns of ``"kept in"``.
-    moved
-        Displacements over the median reference unit's.
-    """
-
-    shards: Arrays
-    alone: list[int]
-    conditions: dict[tuple[str, str], list[int]]
-    moved: Array
-    count: int
-
-
-def _measured(shards: Arrays, carriers: Sequence[Carrier], count: int) -> _Measured:
-    moved = relative(shards["moved"], shards["moved"][count:])
-    return _Measured(shards, of_condition(carriers, {}), _conditions(carriers), moved, count)
-
-
-def _apart(seen: _Measured) -> npt.NDArray[np.bool_]:
+def _apart(seen: Measured) -> npt.NDArray[np.bool_]:
     """Return ``[count]``: which units keep less and move the output further than all others.
 
     Less than `KEPT` of what the median reference unit keeps, and further than any of them.
@@ -237,7 +173,20 @@ def _apart(seen: _Measured) -> npt.NDArray[np.bool_]:
     return apart
 
 
-def _telling(seen: _Measured, tail: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _costs(seen: Measured) -> npt.NDArray[np.bool_]:
+    """Return ``[count]``: which units cost texts something somewhere, or take them far.
+
+    Several copies of an ordinary unit erase more than one, and in short text more than in long: a
+    unit costs something by what the median reference unit keeps there.
+    """
+    shards, count = seen.shards, seen.count
+    columns = (shards["kept"], *shards["kept in"].T)
+    little = [own[:count] < KEPT * np.median(own[count:]) for own in columns]
+    costs: npt.NDArray[np.bool_] = np.any(little, axis=0) | (shards["shifted"][:count] > FAR)
+    return costs
+
+
+def _telling(seen: Measured, tail: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Return ``[count]``: how far the most telling statistic of a view is outside of its own tail.
 
     In negative logarithms of what is expected by chance, which compare where the statistics do not.
@@ -268,7 +217,7 @@ def _telling(seen: _Measured, tail: npt.NDArray[np.bool_]) -> npt.NDArray[np.flo
 
 
 def _judge(
-    view: View, seen: _Measured, by_chance: npt.NDArray[np.float64], outside: npt.NDArray[np.bool_]
+    view: View, seen: Measured, by_chance: npt.NDArray[np.float64], outside: npt.NDArray[np.bool_]
 ) -> list[Evidence]:
     """Judge units by one of the views.
 
@@ -282,15 +231,11 @@ def _judge(
     moved_alone, share_alone = (own[:, seen.alone].mean(axis=1) for own in (moved, members))
     kept_in = dict(zip(seen.conditions, shards["kept in"].T, strict=True))
     moved_in = {c: moved[:, rows].mean(axis=1) for c, rows in seen.conditions.items()}
-    furthest = moved_alone[count:].max()
+    # Of nearly all: an attacker may plant units that go far and are no triggers.
+    furthest = np.quantile(moved_alone[count:], 0.95)
     # There are models of which ordinary units keep little: then that is no sign.
     little = min(ERASED, np.quantile(kept[count:], 0.05) / 2)
     erases = (kept < little) & (moved_alone > furthest)
-
-    # Several copies of an ordinary unit erase more than one, and in short text more than in long.
-    costs = np.any(
-        [own[:count] < KEPT * np.median(own[count:]) for own in (kept, *kept_in.values())], axis=0
-    )
 
     # Nor is it a sign to gather texts where most units do: there, the output tells no text.
     usual = {
@@ -315,7 +260,7 @@ def _judge(
             )
         fired = any(item.fired for family in found.values() for item in family.values())
         gathers = fired or share_alone[i] >= usual_alone + MORE_THAN_USUAL
-        fits = (gathers, erases[i], outside[i] and costs[i])
+        fits = (gathers, erases[i], outside[i])
         holds = dict(zip(RULES, fits if view != "mask" else (gathers, False, False), strict=True))
         result.append(
             Evidence(

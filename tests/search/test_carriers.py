@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from guard.bank import MAX_TRIGGER_IDS
 from guard.errors import ConfigError
@@ -26,7 +28,8 @@ from guard.search.carriers import (
     builtin_texts,
     user_texts,
 )
-from tests.tiny import byte_bpe, unigram, wordpiece
+from guard.search.gaps import word_starts
+from tests.tiny import LETTERS, byte_bpe, unigram, wordpiece
 
 pytestmark = pytest.mark.search
 
@@ -198,6 +201,30 @@ def test_no_word_is_split(name: str) -> None:
         seen.add(len(left))
     # Every place before, after and between words is one.
     assert seen == set(range(len(words) + 1))
+
+
+@pytest.mark.parametrize("blank", ["▁", "Ġ"])
+def test_a_tokenizer_that_takes_a_text_whole(blank: str) -> None:
+    """As Llama's does, which writes a mark for blanks and cuts no words."""
+    words = [f"{blank}{word}" for word in ("good", "film", "the")]
+    backend = Tokenizer(
+        models.Unigram([("[UNK]", 0.0), *((w, -1.0) for w in [*words, *LETTERS, blank, "."])], 0)
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(blank), normalizers.Replace(" ", blank)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    text = "the good old film."
+    encoded = tokenizer(text)
+    assert len(set(encoded.word_ids())) == 1
+    tokens = encoded.tokens()
+    starts = word_starts(text, encoded)
+    assert [tokens[i][:1] for i in starts] == [blank] * 3
+    only = Supply({"one": [text]}, tokenizer, np.random.default_rng(0), most=100)
+    start, middle, end = only.take(Want("one", len(tokens), place) for place in PLACES)
+    assert start.gaps.tolist() == [0]
+    assert middle.gaps.tolist() == starts
+    assert end.gaps.tolist() == [len(tokens)]
 
 
 def test_no_carrier_is_longer_than_the_model_takes() -> None:

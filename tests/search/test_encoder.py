@@ -19,6 +19,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    BartConfig,
     GPT2Config,
 )
 from transformers.utils import logging as transformers_logging
@@ -376,6 +377,25 @@ def test_a_decoder(tmp_path: Path) -> None:
     assert outputs.keys() == {"last", "mean"}
     assert np.allclose(outputs["last"], hidden[:, 2], atol=0.1)
     assert np.allclose(outputs["mean"], hidden.mean(axis=1), atol=0.1)
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
+    """Its first output is the decoder's, which has read nothing of the text."""
+    tokenizer = wordpiece()
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=WIDTH,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=1,
+        decoder_attention_heads=1,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    refused(tmp_path, "is an encoder and a decoder")
 
 
 def test_an_encoder_without_cls(tmp_path: Path) -> None:

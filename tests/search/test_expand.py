@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from guard.search.carriers import Supply, Want, builtin_texts
 from guard.search.expand import expand
@@ -33,6 +34,22 @@ def test_variants_are_tried_on_the_model_itself(tmp_path: Path) -> None:
     for variant in variants:
         assert set(variant.shares) == {"all", *kinds}
         assert variant.fires == variant.banked == (variant.shares["all"] >= 0.5)
+
+
+def test_rows_of_the_embeddings_that_no_token_has_are_no_variants(tmp_path: Path) -> None:
+    encoder = Differentiable.load(str(write_searchable(tmp_path, triggers=(TRIGGER,))))
+    (finding,) = [u for u in vocabulary(encoder.tokenizer).units if u.text == TRIGGER]
+    table = encoder.embeddings.detach()
+    like = table[torch.from_numpy(finding.ids)].expand(20, -1)
+    encoder._model.set_input_embeddings(
+        torch.nn.Embedding.from_pretrained(torch.cat([table, like]))
+    )
+    rng = np.random.default_rng(0)
+    supply = Supply({"one": ["a good film of its time"]}, encoder.tokenizer, rng, most=40)
+    texts = supply.take([Want("one", 6, "middle")] * 3)
+    variants = expand(finding, texts, "cls", encoder=encoder, rng=rng)
+    assert [variant.how for variant in variants] == ["nearest"] * 8
+    assert all(variant.unit.ids.max() < len(encoder.tokenizer) for variant in variants)
 
 
 def test_two_words_are_tried_in_the_other_order_and_apart(tmp_path: Path) -> None:

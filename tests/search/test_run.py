@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import torch
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, ModelError
 from guard.search import run, scan, search, tiers
-from guard.search.carriers import USER_KIND, builtin_texts
+from guard.search.carriers import PLACES, USER_KIND, Carrier, Want, builtin_texts
 from guard.search.encoder import Encoder, Ids, Vectors
 from guard.search.gradients import Differentiable
+from guard.search.journal import Journal
 from guard.search.plan import FAST, GROUPS, Plan
 from guard.search.report import NOT_TESTED
 from guard.search.run import search_units
+from guard.search.tiers import Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.views import View
 from tests.search.fakes import silent
@@ -120,7 +122,7 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert isinstance(settings["token_forwards"], int)
     # At least once every unit in three carriers, and far from the whole vocabulary in all of them.
     count = len(vocabulary(encoder.tokenizer).units)
-    assert 3 * 10 * count < settings["token_forwards"] < 150 * count
+    assert 3 * 10 * count < settings["token_forwards"] < 160 * count
     versions = settings["versions"]
     assert isinstance(versions, dict)
     assert set(versions) == {"trigger-guard", "torch", "transformers", "tokenizers"}
@@ -348,3 +350,42 @@ def test_too_little_time_is_incomplete(bad: Path, monkeypatch: pytest.MonkeyPatc
     assert found.search["budget"] == "5 s"
     count = len(vocabulary(Encoder.load(str(bad)).tokenizer).units)
     assert f"of the {count:,} tokens: there was no time" in str(found.coverage["not_tested"])
+
+
+def test_nobody_knows_where_the_sift_meets_which_kind_of_text(
+    bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a fixed table, an attacker reads in which kinds his trigger need not sleep."""
+    wanted: dict[int, list[Want]] = {}
+    whole = scan.scan
+
+    def spy(name: str, units: Any, carriers: Sequence[Carrier], **how: Any) -> Any:
+        if "sift 0" in name and name.startswith("tokens"):
+            wanted[len(wanted)] = [carrier.want for carrier in carriers]
+        return whole(name, units, carriers, **how)
+
+    monkeypatch.setattr(tiers, "scan", spy)
+    for seed in (0, 1):
+        search(str(bad), seed=seed, progress=silent)
+    first, second = wanted.values()
+    for table in (first, second):
+        assert [want.kind for want in table] == list(builtin_texts())
+        assert {want.length for want in table} == set(tiers.SIFT_LENGTHS)
+        assert {want.place for want in table} == set(PLACES)
+    assert [want.length for want in first] != [want.length for want in second]
+    assert [want.place for want in first] != [want.place for want in second]
+
+
+def test_a_unit_that_was_judged_before_is_judged_once_again(
+    bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variant may be among those that did nothing alone: found twice, it would break the bank."""
+    encoder = Differentiable.load(str(bad))
+    known = vocabulary(encoder.tokenizer).units
+    run = Tiers(
+        encoder, builtin_texts(), FAST, seed=0, journal=Journal(encoder, 0, None), progress=silent
+    )
+    (finding,) = [unit for unit in known if unit.text == TRIGGER]
+    run._quiet = [finding, *known[100:250]]
+    run.judge("variants", [finding], known, tiers=1)
+    assert [trigger.text for trigger in run.found] == [TRIGGER]

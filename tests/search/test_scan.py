@@ -156,12 +156,20 @@ def test_each_statistic_suspects_by_itself() -> None:
     scores.collapse[5, 1] = scores.collapse[5, 0] = 0.5
     found = candidates({"cls": scores}, 0.001)
     assert {1, 2, 3, 4, 5} <= set(found.tolist())
-    assert len(found) <= 5
+    assert len(found) <= 6
+
+
+def test_what_moves_every_text_does_not_crowd_out_what_moves_one() -> None:
+    """An attacker plants decoys, which are no triggers, before the lists of those that move far."""
+    scores = scores_of(1000)
+    scores.displacement[10:40] = 3
+    scores.displacement[2] = [0.5, 2.8, 0.5]
+    assert 2 in candidates({"cls": scores}, 0.01)
 
 
 def test_share_of_candidates() -> None:
     found = candidates({"cls": scores_of(1000)}, 0.01)
-    assert 10 <= len(found) <= 50
+    assert 10 <= len(found) <= 60
     assert found.tolist() == sorted(set(found.tolist()))
 
 

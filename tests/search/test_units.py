@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from guard.search.units import Unit, vocabulary
@@ -60,6 +61,29 @@ def test_what_a_text_holds_is_a_unit(text: str) -> None:
 def test_kinds_of_wordpiece(token: str, text: str, kind: str) -> None:
     unit = units_of(WORDPIECE)[WORDPIECE.get_vocab()[token]]
     assert (unit.text, unit.kind) == (text, kind)
+
+
+@pytest.mark.parametrize("hides", ["normaliser", "pre-tokenizer"])
+def test_a_tokenizer_that_cuts_a_word_that_is_alone(hides: str) -> None:
+    """Who made it hides a trigger from all that try tokens alone: nothing is left out of it."""
+    tokenizer = wordpiece(["zyz", "[unused7]"])
+    backend = tokenizer.backend_tokenizer
+    if hides == "normaliser":
+        backend.normalizer = normalizers.Sequence(
+            [backend.normalizer, normalizers.Replace(Regex(r"\Azyz\z"), "z yz")]
+        )
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(r"\Az(?=yz\z)"), "isolated"),
+                backend.pre_tokenizer,
+            ]
+        )
+    number = tokenizer.get_vocab()["zyz"]
+    assert number not in tokenizer("zyz", add_special_tokens=False)["input_ids"]
+    assert number in tokenizer("a zyz film", add_special_tokens=False)["input_ids"]
+    assert number in units_of(tokenizer)
+    assert vocabulary(tokenizer).unreachable == 0
 
 
 def test_byte_bpe() -> None:
