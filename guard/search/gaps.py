@@ -25,9 +25,11 @@ def word_starts(text: str, encoded: BatchEncoding) -> list[int]:
     spans = [encoded.token_to_chars(i) for i in range(count)]
     starts: list[int] = []
     for i, (before, own) in enumerate(pairwise(spans), start=1):
+        # Some tokens stand for no character.
         if own is None or before is None:
             continue
         # The blank is in this token, or in none.
-        if text[own.start].isspace() or (before.end < own.start and text[own.start - 1].isspace()):
+        first = own.start - (before.end < own.start)
+        if text[first : own.start + 1].strip() != text[first : own.start + 1]:
             starts.append(i)
     return starts
