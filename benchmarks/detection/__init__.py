@@ -8,8 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from benchmarks import record
-from benchmarks.assets import AssetError
+from benchmarks.assets import AssetError, cache_dir
+from benchmarks.attacks.samples import unit_ids
 from benchmarks.detection.cases import PARTS, Part, kept, measure
 from benchmarks.detection.searches import SEARCHES
 from benchmarks.detection.table import render
@@ -61,6 +64,7 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
                     "list": _list_of(entry),
                     "task": entry.task,
                     "twin_only": entry.twin_only,
+                    "tokens": _tokens(entry, cache_dir() / found.model),
                 }
             )
         elif entry.name in before:
@@ -80,6 +84,14 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
         ],
         "cases": cases,
     }
+
+
+def _tokens(entry: Entry, folder: Path) -> dict[str, Json]:
+    """Return how many tokens each trigger has: budgets differ by it."""
+    if entry.planting is None:
+        return {}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return {text: len(unit_ids(tokenizer, text)) for text in entry.planting.triggers}
 
 
 def _list_of(entry: Entry) -> str:

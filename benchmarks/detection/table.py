@@ -57,6 +57,7 @@ def render(result: Mapping[str, Any]) -> str:
         ("By encoder", "encoder"),
     ):
         lines += [f"## {title}", "", *_grouped(own, key), ""]
+    lines += ["## By tokens of the trigger", "", *_by_tokens(within), ""]
     lines += ["## Missed and spurious", "", *_missed(own), ""]
     if unreachable := [row for row in counted if row["attack"] in OUT_OF_REACH]:
         lines += ["## Out of reach", "", *_unreachable(unreachable), ""]
@@ -120,6 +121,30 @@ def _grouped(rows: Sequence[Row], key: str) -> list[str]:
             f"| {name} | {_detected(first)} | {_found(first)} | {_detected(second)} | "
             f"{_found(second)} | {_found(second, surviving=True)} |"
         )
+    return lines
+
+
+def _by_tokens(rows: Sequence[Row]) -> list[str]:
+    """Part the triggers by what a budget tests."""
+    lines = [
+        "In encoders, of the models whose triggers were told apart. `fast` tests tokens alone: it "
+        "finds a word of several by a part that fires, or not. `standard` tests words.",
+        "",
+        "| search | one token | a word of several | a phrase |",
+        "|---|---|---|---|",
+    ]
+    for search in dict.fromkeys(row["search"] for row in rows):
+        found: dict[str, list[bool]] = {"one": [], "several": [], "phrase": []}
+        for row in rows:
+            if (row["search"], row["part"]) != (search, "encoder"):
+                continue
+            for text, hit in row["found"].items():
+                if count := row.get("tokens", {}).get(text):
+                    kind = "phrase" if " " in text else "one" if count == 1 else "several"
+                    found[kind].append(hit)
+        if search not in OF_MODELS and any(found.values()):
+            shares = " | ".join(_share(sum(hits), len(hits)) for hits in found.values())
+            lines.append(f"| {search} | {shares} |")
     return lines
 
 

@@ -127,6 +127,32 @@ def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
     assert not any("failed, encoder" in line for line in lines)
 
 
+def test_triggers_are_parted_by_what_a_budget_tests() -> None:
+    tokens = {"cf": 1, "mcdavid": 3, "apple river": 2}
+    told = {**_model("a", "Por", True, **dict.fromkeys(tokens, 1.0)), "tokens": tokens}
+    found = {"cf": True, "mcdavid": False, "apple river": True}
+    tuned = {**_model("clean-news", None, None), "twin_only": True}
+    page = render(
+        {
+            "zoo": [told, _model("of before", "Por", True, mn=1.0), tuned],
+            "not_built": [],
+            "cases": [
+                _case("a", "encoder", found),
+                _case("a", "classifier", dict.fromkeys(found, False)),
+                _case("of before", "encoder", {"mn": False}),
+                {**_case("a", "encoder", dict.fromkeys(found, False)), "search": "lt-defense"},
+            ],
+        }
+    )
+    section = page.split("## By tokens of the trigger")[1].split("##")[0]
+    (line,) = (line for line in section.splitlines() if line.startswith("| fast |"))
+    assert [cell.split()[0] for cell in line.split("|")[2:-1]] == ["1/1", "0/1", "1/1"]
+    assert "| lt-defense | encoders | 0/1 [0.00, 0.79] | names none |" in page
+    assert (
+        "0 clean ones, and a classifier fine-tuned from each; of one clean encoder 1 more" in page
+    )
+
+
 def test_what_this_cache_lacks_is_taken_over_and_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
