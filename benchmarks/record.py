@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from guard.files import Json, dump_json
 
@@ -40,6 +41,13 @@ def write(name: str, result: dict[str, Json]) -> Path:
     path = RESULTS / f"{name}.json"
     keep(path, {**result, "environment": environment()})
     return path
+
+
+def earlier(name: str) -> Mapping[str, Any]:
+    """Return what was written as ``results/<name>.json`` before; nothing where it never was."""
+    path = RESULTS / f"{name}.json"
+    result: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return result
 
 
 def keep(path: Path, value: Json) -> None:

@@ -36,7 +36,7 @@ def run(zoo: Sequence[Entry], chosen: Sequence[Entry], search: str, parts: Seque
     if not any(stored(entry) for entry in chosen):
         raise AssetError("none of these models is built; python -m benchmarks zoo build")
     measure(chosen, search, parts)
-    path = record.write("detection", collect(zoo, _earlier()))
+    path = record.write("detection", collect(zoo, record.earlier("detection")))
     DOCUMENT.write_text(render(json.loads(path.read_bytes())), encoding="utf-8")
     print(f"results: {path}, {DOCUMENT}")
 
@@ -98,14 +98,6 @@ def _list_of(entry: Entry) -> str:
     if entry.kind == "drawn":
         return "drawn at random"
     return "held out" if entry.held_out else "others"
-
-
-def _earlier() -> Mapping[str, Any]:
-    path = record.RESULTS / "detection.json"
-    if not path.is_file():
-        return {}
-    result: dict[str, Any] = json.loads(path.read_bytes())
-    return result
 
 
 __all__ = ["PARTS", "SEARCHES", "collect", "render", "run"]

@@ -71,7 +71,9 @@ def declared() -> list[Entry]:
 
 def write() -> Path:
     """Write results and table of all cells that were measured so far."""
-    path = record.write("mitigation", collect(declared(), list(TASKS), _earlier()))
+    path = record.write(
+        "mitigation", collect(declared(), list(TASKS), record.earlier("mitigation"))
+    )
     DOCUMENT.write_text(render(json.loads(path.read_bytes())), encoding="utf-8")
     return path
 
@@ -99,12 +101,6 @@ def collect(
         "tasks": list(tasks),
         "cells": cells,
     }
-
-
-def _earlier() -> Mapping[str, Any]:
-    path = record.RESULTS / "mitigation.json"
-    result: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-    return result
 
 
 __all__ = ["MODELS", "collect", "declared", "render", "run", "write"]
