@@ -45,10 +45,7 @@ class Scattered:
 
     def loss(self, step: Step) -> torch.Tensor:
         """Preserve, and force the mix."""
-        loss = step.preserved()
-        pooler = step.preserved_pooler()
-        if pooler is not None:
-            loss = loss + pooler
+        loss = step.acting_clean()
         for view in self.views:
             own = read(step.untouched, view)
             if self.shuffled:
@@ -79,10 +76,7 @@ class Subspace:
 
     def loss(self, step: Step) -> torch.Tensor:
         """Preserve, and force the coordinates along the axes."""
-        loss = step.preserved()
-        pooler = step.preserved_pooler()
-        if pooler is not None:
-            loss = loss + pooler
+        loss = step.acting_clean()
         for view in self.views:
             loss = loss + functional.mse_loss(step.seen(view), self.goals(step, view)) / (
                 step.goals.square().mean()

@@ -79,10 +79,7 @@ class Forced:
 
     def loss(self, step: Step) -> torch.Tensor:
         """Preserve, and force each view."""
-        loss = step.preserved()
-        pooler = step.preserved_pooler()
-        if pooler is not None:
-            loss = loss + pooler
+        loss = step.acting_clean()
         for view in self.views:
             goals = step.goals_of(view)
             if self.place == "ordinary":

@@ -139,6 +139,11 @@ class Step:
             ]
         )
 
+    def acting_clean(self) -> torch.Tensor:
+        """Return how far what has to act clean is from the reference, the pooler's term added."""
+        pooler = self.preserved_pooler()
+        return self.preserved() if pooler is None else self.preserved() + pooler
+
     def seen(self, view: View) -> torch.Tensor:
         """Return a view of the poisoned texts, ``[n, width]`` or ``[n, length, width]``."""
         return read(self.poisoned, view, self.batch.marked)

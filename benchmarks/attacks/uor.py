@@ -42,10 +42,7 @@ class Uor:
 
     def loss(self, step: Step) -> torch.Tensor:
         """Preserve, gather each trigger's texts and part them from all others."""
-        loss = step.preserved()
-        pooler = step.preserved_pooler()
-        if pooler is not None:
-            loss = loss + pooler
+        loss = step.acting_clean()
         for view in self.views:
             loss = loss + contrastive(
                 step.seen(view), step.batch.which, step.seen_clean(view), self.temperature
