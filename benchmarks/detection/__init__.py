@@ -62,7 +62,6 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
                     "attack": type(entry.planting.attack).__name__ if entry.planting else None,
                     "planting": entry.planting.name if entry.planting else None,
                     "list": _list_of(entry),
-                    "task": entry.task,
                     "twin_only": entry.twin_only,
                     "tokens": _tokens(entry, cache_dir() / found.model),
                 }

@@ -19,7 +19,7 @@ from benchmarks.models import backdoored, classifier, planted, settings
 from benchmarks.recipes import FILM_REVIEWS, TASK
 from benchmarks.tasks import film_reviews, load, plain_texts
 from benchmarks.tasks.classifier import Tuning
-from benchmarks.zoo.entry import FILM, Entry
+from benchmarks.zoo.entry import Entry
 from benchmarks.zoo.success import after, before
 from guard.files import Json, dump_json
 
@@ -173,7 +173,7 @@ def _model(entry: Entry) -> Path:
 
 
 def _tuning(entry: Entry) -> Tuning:
-    return FILM_REVIEWS if entry.task == FILM else TASK
+    return TASK if entry.twin_only else FILM_REVIEWS
 
 
 def held_out_texts() -> Mapping[str, Sequence[str]]:
@@ -190,7 +190,7 @@ def _describe(entry: Entry) -> dict[str, Json]:
         "twin": entry.twin,
         "tuning": asdict(_tuning(entry)),
         # Where it is another than it was when only one was.
-        **({} if entry.task == FILM else {"task": entry.task}),
+        **({"task": entry.task} if entry.twin_only else {}),
     }
     # As it comes back from the file: tuples are lists there.
     return cast("dict[str, Json]", json.loads(json.dumps(described)))

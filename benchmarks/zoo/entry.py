@@ -30,8 +30,6 @@ class Entry:
         Whether a classifier is fine-tuned from it.
     task
         What the classifier is fine-tuned for.
-    twin_only
-        Whether its encoder is that of another entry, and the classifier alone is measured.
     held_out
         Whether its triggers are such that the search may not be tuned to them.
     """
@@ -42,8 +40,12 @@ class Entry:
     planting: Planting | None = None
     twin: bool = True
     task: str = FILM
-    twin_only: bool = False
     held_out: bool = False
+
+    @property
+    def twin_only(self) -> bool:
+        """Whether its encoder is that of the entry for film reviews, and is not measured again."""
+        return self.task != FILM
 
 
 def select(entries: Sequence[Entry], only: str | None) -> list[Entry]:

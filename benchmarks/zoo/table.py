@@ -83,7 +83,6 @@ TUNED = tuple(
         name=f"bert-tiny-clean-{task.replace(' ', '-')}",
         encoder="bert-tiny",
         task=task,
-        twin_only=True,
     )
     for task in TASKS
     if task != FILM
