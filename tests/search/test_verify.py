@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 
 import numpy as np
@@ -465,7 +466,7 @@ def test_units_that_only_go_far_do_not_hide_one_that_goes_half_way(decoys: int) 
     natural, centre = natural_distance(untouched), untouched.mean(axis=0)
     half_way = towards(TRIGGER, FAR, 0.6)
 
-    def change(ids: Ids, vectors: Vectors) -> Vectors:
+    def change(ids: Ids, vectors: Vectors, decoys: int = decoys) -> Vectors:
         moved: Vectors = half_way(ids, vectors).copy()
         ordinary = ((ids >= TRIGGER + 150) & (ids < TRIGGER + 350)).any(axis=1)
         ordinary &= ((ids >= 1000) & (ids < 1100)).any(axis=1)
@@ -479,7 +480,10 @@ def test_units_that_only_go_far_do_not_hide_one_that_goes_half_way(decoys: int) 
         return moved
 
     evidence = judge(change)
+    without = judge(partial(change, decoys=0))
     assert [i for i, seen in enumerate(evidence) if seen.trigger] == [0]
+    # They are no part of what it is measured against.
+    assert evidence[0].by_chance == pytest.approx(without[0].by_chance)
 
 
 def test_units_that_only_go_far_do_not_hide_one_that_scatters() -> None:
