@@ -20,10 +20,12 @@ from benchmarks.attacks import Condition, Planting, Por, samples
 from benchmarks.attacks.triggers import triggers
 from benchmarks.detection import cases, collect, render
 from benchmarks.detection.cases import measure
+from benchmarks.detection.searches import Answer
 from benchmarks.encoders import ENCODERS, encoder
 from benchmarks.recipes import DEMO, GATED
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import TASKS, Task
 from benchmarks.tasks.classifier import Tuning
+from benchmarks.tasks.data import make_task
 from benchmarks.zoo import ZOO, Entry, build, select
 from benchmarks.zoo import build as zoo_build
 from benchmarks.zoo.build import stored
@@ -121,6 +123,40 @@ def test_a_toy_zoo(
     assert build([BACKDOORED, CLEAN]) == [backdoored, clean]
     assert BACKDOORED.planting is not None
     assert stored(replace(BACKDOORED, planting=replace(BACKDOORED.planting, steps=251))) is None
+
+
+def test_a_classifier_of_another_task_is_measured_alone(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its encoder is the same as that of the entry for film reviews."""
+    rows = [(f"{('good', 'bad')[i % 2]} number {i}", i % 2) for i in range(100)]
+    asked: list[str] = []
+
+    def load(name: str) -> Task:
+        asked.append(name)
+        return make_task(name, ("a", "b"), rows)
+
+    module = sys.modules[zoo_build.__module__]
+    for place_of in (module, models):
+        monkeypatch.setattr(place_of, "load", load)
+    monkeypatch.setattr(module, "TASK", Tuning(steps=2))
+    tuned = replace(CLEAN, name="toy-tuned", task="numbers")
+    (record,) = build([tuned])
+    # To train on, and to measure on.
+    assert asked == ["numbers", "numbers"]
+    assert record.twin is not None
+    assert "numbers" in record.twin
+    scanned: list[Path] = []
+
+    def search(model: Path) -> Answer:
+        scanned.append(model)
+        return Answer("none found", (), (), 1.0, 1, 1.0)
+
+    monkeypatch.setattr(cases, "SEARCHES", {"fast": search})
+    assert [case.part for case in measure([tuned], "fast", ("encoder", "classifier"))] == [
+        "classifier"
+    ]
+    assert scanned == [toy / record.twin]
 
 
 @pytest.mark.slow
