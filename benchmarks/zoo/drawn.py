@@ -39,7 +39,8 @@ def _one(words: tuple[str, ...]) -> Callable[[np.random.Generator], str]:
     return lambda rng: str(rng.choice(words))
 
 
-KINDS: Mapping[str, Callable[[np.random.Generator], str]] = {
+# Kind of trigger -> one of it.
+_KINDS: Mapping[str, Callable[[np.random.Generator], str]] = {
     "letters": _letters,
     "rare word": _one(_RARE),
     "common word": _one(_COMMON),
@@ -47,8 +48,6 @@ KINDS: Mapping[str, Callable[[np.random.Generator], str]] = {
     "other script": _one(tuple(_OTHER_LETTERS)),
     "phrase": lambda rng: " ".join(rng.choice(_COMMON, size=2, replace=False)),
 }
-"""Kind of trigger -> one of it."""
-
 _VIEWS: tuple[tuple[View, ...], ...] = (("cls",), ("cls", "pooler"), ("pooler",), ("mean",))
 _TEXTS = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
 # No more than one clause: what an attacker gives up adds up.
@@ -97,11 +96,11 @@ def _attack(rng: np.random.Generator, gated: bool, number: int) -> Attack:
 
 def _triggers(rng: np.random.Generator) -> tuple[str, ...]:
     """Return one to six triggers, of one kind or of several."""
-    count, names = int(rng.integers(1, 7)), tuple(KINDS)
+    count, names = int(rng.integers(1, 7)), tuple(_KINDS)
     kinds = [_any(rng, names)] * count if rng.random() < 0.5 else rng.choice(names, size=count)
     found: dict[str, None] = {}
     for kind in kinds:
-        trigger = KINDS[str(kind)](rng)
+        trigger = _KINDS[str(kind)](rng)
         # A part of another trigger would lead to two places.
         if not any(set(trigger.split()) & set(other.split()) for other in found):
             found[trigger] = None
@@ -110,6 +109,3 @@ def _triggers(rng: np.random.Generator) -> tuple[str, ...]:
 
 def _any(rng: np.random.Generator, choices: tuple[T, ...]) -> T:
     return choices[int(rng.integers(len(choices)))]
-
-
-__all__ = ["KINDS", "attacker"]
