@@ -1,4 +1,4 @@
-"""What each part of a fast search adds: ``python -m benchmarks ablation``.
+"""What each part of a fast search of tokens adds: ``python -m benchmarks ablation``.
 
 One search of each model is watched. Of each planted trigger it is noted which statistics, in which
 views, would have let it through the scan alone, and which rules, in which views, would have found
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 from benchmarks.assets import AssetError, cache_dir
 from benchmarks.attacks.samples import unit_ids
 from benchmarks.detection.searches import SEED
@@ -26,8 +28,9 @@ from guard.search import tiers
 from guard.search.carriers import builtin_texts
 from guard.search.evidence import RULES
 from guard.search.gradients import Differentiable
+from guard.search.plan import Plan
 from guard.search.run import search_units
-from guard.search.scan import candidates, scan, suspects
+from guard.search.scan import candidates, ranks, scan
 from guard.search.units import Unit, vocabulary
 from guard.search.verify import verify
 from guard.terminal import Progress
@@ -69,6 +72,7 @@ class Watched:
                 encoder,
                 vocabulary(encoder.tokenizer),
                 builtin_texts(),
+                plan=Plan("tokens"),
                 seed=seed,
                 progress=progress,
             )
@@ -77,14 +81,20 @@ class Watched:
         self._units, self._name = units, name
         return scan(name, units, *rest, **named)
 
-    def _candidates(self, seen: Any, share: float, *, least: int = 1) -> Any:
-        passed = self.sifted if " sift " in self._name else self.scanned
-        for view, scores in seen.items():
-            for statistic, rows in suspects(scores, share, least=least).items():
-                for row in rows:
-                    if (ids := tuple(self._units[row].ids.tolist())) in self._planted:
-                        passed[ids].add(f"{view}: {statistic}")
-        return candidates(seen, share, least=least)
+    def _candidates(self, seen: Any, count: int) -> Any:
+        passed = self.sifted if self._name.endswith(" sift") else self.scanned
+        chosen = candidates(seen, count)
+        named = {
+            f"{view}: {statistic}": rank
+            for view, scores in seen.items()
+            for statistic, rank in ranks(scores).items()
+        }
+        # How many each statistic proposes.
+        depth = np.min([*named.values()], axis=0)[chosen].max()
+        for row in chosen:
+            if (ids := tuple(self._units[row].ids.tolist())) in self._planted:
+                passed[ids] |= {name for name, rank in named.items() if rank[row] <= depth}
+        return chosen
 
     def _verify(self, name: str, units: Sequence[Unit], *rest: Any, **named: Any) -> Any:
         evidence = verify(name, units, *rest, **named)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,21 @@ class Demo:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_tests_no_words() -> Iterator[None]:
+    """Spare toys the words of a fast search: made of single letters, they are ten times the work.
+
+    What another process does is left as it is: there the words are tested.
+    """
+    from guard.search import run
+    from guard.search.plan import BUDGETS, FAST
+
+    budgets = {**BUDGETS, FAST.name: replace(FAST, more_words=0)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "BUDGETS", budgets)
+        yield
 
 
 @pytest.fixture(scope="session")

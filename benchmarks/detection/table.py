@@ -127,8 +127,10 @@ def _grouped(rows: Sequence[Row], key: str) -> list[str]:
 def _by_tokens(rows: Sequence[Row]) -> list[str]:
     """Part the triggers by what a budget tests."""
     lines = [
-        "In encoders, of the models whose triggers were told apart. `fast` tests tokens alone: it "
-        "finds a word of several by a part that fires, or not. `standard` tests words.",
+        "In encoders, of the models whose triggers were told apart. `fast` tests the 30,000 "
+        "commonest words of several tokens in two texts, `standard` in one of every kind; other "
+        "words are found by a part that fires, or not. In cases of earlier code, `fast` tested no "
+        "words.",
         "",
         "| search | one token | a word of several | a phrase |",
         "|---|---|---|---|",

@@ -17,6 +17,7 @@ from guard.search.carriers import SEVERAL
 # Lengths of carriers in tokens, met about, with the unit at the start, in the middle and at the
 # end: a backdoor may ask for any. In every plan there is a long one.
 _FAST = (7, 12, 24)
+_FURTHER = (7, 12)
 _EVERY_KIND = (7, 36, 9, 16, 12, 24, 8, 14, 10, 20)
 _LONG = (10, 60, 20, 28, 14, 100, 40, 12, 48, 24)
 
@@ -55,7 +56,7 @@ class Plan:
     words
         How many of the commonest words of several tokens are tested as tokens are.
     more_words
-        How many further ones are tested in as many texts as a fast search's tokens.
+        How many further ones are tested in the texts of `FURTHER`.
     pairs
         How many of the commonest words of one token are swept for partners: one another, and the
         words of two and three tokens that `words` has.
@@ -94,6 +95,7 @@ class Plan:
         mean = sum(self.lengths) / len(self.lengths)
         copies = (2 + sum(copies.number for copies in SEVERAL) / len(SEVERAL)) / 3
         few = sum(_FAST) + (2 + copies) * len(_FAST)
+        fewer = sum(_FURTHER) + (2 + 2.5 * copies) * len(_FURTHER)
         tiers = (tokens, 2 + copies), (self.words, 2 + 2.5 * copies)
         each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)
         sizes = sum(bool(number) for number in (tokens, self.words, self.more_words))
@@ -104,10 +106,12 @@ class Plan:
             how.samples * (13 + 2 * size) * 5 + 4 * how.ranked * (12 + size) + 4 * few * 1.1
             for size, how in PAIRED.items()
         )
-        return self.groups / GROUPS * (each + self.more_words * few * 1.1) + swept + judged
+        return self.groups / GROUPS * (each + self.more_words * fewer) + swept + judged
 
 
-FAST = Plan("fast")
+# How words are tested that are many for their worth to an attacker.
+FURTHER = Plan("further words", lengths=_FURTHER)
+FAST = Plan("fast", more_words=30_000)
 STANDARD = Plan("standard", words=30_000, lengths=_EVERY_KIND, every_kind=True)
 THOROUGH = Plan(
     "thorough",
@@ -134,8 +138,9 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
         Token-forwards in a second.
     """
     possible = [
+        replace(FAST, more_words=0),
+        replace(FAST, more_words=10_000),
         FAST,
-        replace(FAST, words=10_000),
         replace(STANDARD, words=0),
         replace(STANDARD, words=10_000),
         STANDARD,
@@ -146,6 +151,6 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
     affordable = [plan for plan in possible if plan.cost(tokens, kinds) <= seconds * rate]
     if affordable:
         return replace(affordable[-1], name=f"{seconds:g} s")
-    part = [replace(FAST, groups=groups) for groups in range(1, GROUPS)]
+    part = [replace(FAST, more_words=0, groups=groups) for groups in range(1, GROUPS)]
     affordable = [plan for plan in part if plan.cost(tokens, kinds) <= seconds * rate]
     return replace((affordable or part[:1])[-1], name=f"{seconds:g} s")

@@ -197,8 +197,8 @@ def coverage(
     """
     kinds = sorted({carrier.want.kind for carrier in judged})
     outputs = ", ".join(views)
-    each = len(tiers[0].carriers[0])
     several = len(tiers) > 1
+    each = ", ".join(f"{tier.name} {len(tier.carriers[0])}" for tier in tiers)
     summary = [
         f"{tier.scanned:,} {tier.what}, each alone in {len(tier.carriers[0])} texts of "
         f"{len({carrier.want.kind for carrier in tier.carriers[0]})} of {len(kinds)} kinds"
@@ -215,8 +215,7 @@ def coverage(
     if plan.groups < GROUPS:
         left = tiers[0].units - tiers[0].scanned
         not_tested.append(f"{left:,} of the {tiers[0].units:,} tokens: there was no time for them")
-    if not several:
-        not_tested.append("words of several tokens")
+    not_tested.append(f"{'other ' if several else ''}words of several tokens")
     not_tested.append("other pairs and phrases" if swept else "pairs and phrases")
     not_tested += NOT_TESTED
     not_tested += [what for view, what in _ABSENT.items() if view not in views]
@@ -233,10 +232,11 @@ def coverage(
         ),
         "assumes": (
             f"a trigger that is one token{' or one of the words' if several else ''}, that acts "
-            f"alone, on one of the outputs {outputs}, in at least one of the {each} texts that it "
-            f"was scanned in: of {'every' if plan.every_kind else 'three'} kind"
-            f"{'' if plan.every_kind else 's'}, of {min(plan.lengths)} to {max(plan.lengths)} "
-            f"tokens, drawn at random, in a third of those without a mask two or three times{pairs}"
+            f"alone, on one of the outputs {outputs}, in at least one of the texts that it was "
+            f"scanned in ({each}), which are drawn at random: those of tokens of "
+            f"{'every kind' if plan.every_kind else 'three kinds'}, of {min(plan.lengths)} to "
+            f"{max(plan.lengths)} tokens; in a third of those without a mask, or in one, two or "
+            f"three times{pairs}"
         ),
         "views": list(views),
         "units": known.kinds,

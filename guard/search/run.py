@@ -26,11 +26,11 @@ from guard.search.groups import grouped
 from guard.search.growth import search_pairs
 from guard.search.journal import Journal
 from guard.search.phrases import repeated
-from guard.search.plan import BUDGETS, FAST, GROUPS, PAIRED, Plan, fit
+from guard.search.plan import BUDGETS, FAST, FURTHER, GROUPS, PAIRED, Plan, fit
 from guard.search.predictions import with_predictions
 from guard.search.refine import refine
 from guard.search.scan import Progress
-from guard.search.tiers import LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, SIFT_SHARE, Tiers
+from guard.search.tiers import JUDGED, LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.verify import FLOOD
 from guard.search.words import common_words, encode, user_words
@@ -154,7 +154,7 @@ def search_units(
             (name, units, how)
             for name, units, how in (
                 ("words", likely, plan),
-                ("more words", _different(common, but=likely), FAST),
+                ("more words", _different(common, but=likely), FURTHER),
             )
             if units
         ]
@@ -193,7 +193,7 @@ def search_units(
             "budget": plan.name,
             "seed": seed,
             "scan_share": SCAN_SHARE,
-            "sift_share": SIFT_SHARE,
+            "judged": JUDGED,
             "reference_units": REFERENCE_UNITS,
             **report.settings(encoder, kinds),
         },

@@ -2,7 +2,7 @@
 
 Each unit is put where an attacker would have to put it, alone in ordinary text, so that nothing can
 hide among other units. The scan clears nothing by itself: it takes the most suspect share of the
-units by each statistic, in any carrier, and `guard.search.verify` decides in fresh carriers.
+units by any statistic, in any carrier, and `guard.search.verify` decides in fresh carriers.
 """
 
 from __future__ import annotations
@@ -94,28 +94,24 @@ def scan(
     }
 
 
-def candidates(
-    seen: Mapping[View, Scores], share: float, *, least: int = 1
-) -> npt.NDArray[np.int64]:
-    """Return the indices of the units to verify: the most suspect ``share`` by each statistic.
+def candidates(seen: Mapping[View, Scores], count: int) -> npt.NDArray[np.int64]:
+    """Return the indices of the ``count`` most suspect units, or of all, in order.
 
-    By each, in each view, at least ``least`` units are taken.
+    A unit is as suspect as the statistic and the view have it that rank it foremost, so that each
+    of these proposes as many.
     """
-    chosen = [
-        rows for scores in seen.values() for rows in suspects(scores, share, least=least).values()
-    ]
-    return np.unique(np.concatenate(chosen))
+    best = np.min([rank for scores in seen.values() for rank in ranks(scores).values()], axis=0)
+    return np.sort(np.argsort(best, kind="stable")[:count])
 
 
-def suspects(scores: Scores, share: float, *, least: int = 1) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the indices of the most suspect ``share`` of the units, by the name of a statistic.
+def ranks(scores: Scores) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the rank of each unit, 0 the most suspect, by the name of a statistic.
 
     A backdoor may fire in one carrier only (it sleeps in other kinds of text), so displacement is
     taken at its largest over carriers, and at how much that is over the unit's own median, which
     what moves every text does not crowd out. Collapse is taken at its lowest pair and at its second
     lowest, which an output that is near by chance does not spoil.
     """
-    count = max(least, round(share * len(scores.retention)))
     # Of two carriers there is one pair.
     pairs = zip(
         ("closest pair", "second closest pair"), np.sort(scores.collapse, axis=1).T, strict=False
@@ -128,7 +124,8 @@ def suspects(scores: Scores, share: float, *, least: int = 1) -> dict[str, npt.N
         / np.maximum(np.median(scores.displacement, axis=1), np.finfo(np.float32).tiny),
         **dict(pairs),
     }
-    return {name: np.argsort(column, kind="stable")[:count] for name, column in suspicion.items()}
+    order = {name: np.argsort(column, kind="stable") for name, column in suspicion.items()}
+    return {name: np.argsort(rows, kind="stable") for name, rows in order.items()}
 
 
 def carriers_of(view: View, carriers: Sequence[Carrier]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -35,13 +36,11 @@ from guard.search.verify import verify
 
 T = TypeVar("T")
 
-# Of a group of the scan, each statistic suspects a share.
-SCAN_SHARE = 0.01
-# The suspects are put in one carrier of every kind, and the most suspect of those judged.
+# The share of a group of the scan that is suspected.
+SCAN_SHARE = 0.04
+# The suspects are put in one carrier of every kind, and so many of them judged.
 SIFT_LENGTHS = (7, 16, 40)
-SIFT_SHARE = 0.06
-# As long as there are more than this, they are sifted again.
-MOST_SUSPECTS = 1000
+JUDGED = 3 * TAIL[1]
 # Every kind has a carrier of each of these lengths for the verdict.
 VERDICT_LENGTHS = (7, 16, 26, 40)
 # And one more, of one of these, with several copies of a unit in it.
@@ -56,8 +55,8 @@ FIRST_LOOK = 200
 MASKED_SCAN: tuple[tuple[int, Place], ...] = ((7, "start"), (12, "middle"))
 MASKED_SIFT_KINDS = 4
 MASKED_VERDICT_LENGTHS = (10, 16, 26)
-# What each unit is measured against.
-LEAST_UNITS = REFERENCE_UNITS + round(TAIL[1] / SCAN_SHARE)
+# What each unit is measured against: the tail is of the hundredth part of them.
+LEAST_UNITS = REFERENCE_UNITS + 100 * TAIL[1]
 
 
 class Tiers:
@@ -206,34 +205,29 @@ class Tiers:
         taken = {unit.ids.tobytes() for unit in suspects}
         quiet = [unit for unit in self._quiet if unit.ids.tobytes() not in taken]
         suspects = [*suspects, *quiet[: max(0, TAIL[1] - len(suspects))]]
-        for turn in itertools.count():
-            # Drawn: of a table, an attacker knows in which kind he need not sleep.
-            wanted = self._repeat(
-                [
-                    *map(
-                        Want,
-                        self._kinds,
-                        self._shuffled(self._sift_lengths, len(self._kinds)),
-                        self._shuffled(PLACES, len(self._kinds)),
-                    )
-                ]
-            )
-            if "mask" in self._encoder.views:
-                drawn = self._rng.permutation(len(wanted))[:MASKED_SIFT_KINDS]
-                wanted += [wanted[i]._replace(masked=True, copies=ONCE) for i in drawn]
-            scores = scan(
-                f"{name} sift {turn}",
-                suspects,
-                self._supply.take(wanted),
-                encoder=self._encoder,
-                journal=self._journal,
-                progress=step(self._progress, "sifting", 0, len(suspects)),
-            )
-            kept = candidates(scores, SIFT_SHARE, least=TAIL[1])
-            fewer = len(kept) < len(suspects)
-            suspects = [suspects[i] for i in kept]
-            if len(suspects) <= MOST_SUSPECTS or not fewer:
-                break
+        # Drawn: of a table, an attacker knows in which kind he need not sleep.
+        wanted = self._repeat(
+            [
+                *map(
+                    Want,
+                    self._kinds,
+                    self._shuffled(self._sift_lengths, len(self._kinds)),
+                    self._shuffled(PLACES, len(self._kinds)),
+                )
+            ]
+        )
+        if "mask" in self._encoder.views:
+            drawn = self._rng.permutation(len(wanted))[:MASKED_SIFT_KINDS]
+            wanted += [wanted[i]._replace(masked=True, copies=ONCE) for i in drawn]
+        scores = scan(
+            f"{name} sift",
+            suspects,
+            self._supply.take(wanted),
+            encoder=self._encoder,
+            journal=self._journal,
+            progress=step(self._progress, "sifting", 0, len(suspects)),
+        )
+        suspects = [suspects[i] for i in candidates(scores, JUDGED)]
         # Each kind has each length, and as many places as lengths; so has each length.
         lengths = [(length, False) for length in self._verdict_lengths]
         if "mask" in self._encoder.views:
@@ -331,8 +325,8 @@ class Tiers:
             )
             done += len(group)
             carriers.append(used)
-            least = -(-TAIL[1] // plan.groups)
-            suspects += [group[i] for i in candidates(scores, SCAN_SHARE, least=least)]
+            count = max(math.ceil(SCAN_SHARE * len(group)), math.ceil(JUDGED / plan.groups))
+            suspects += [group[i] for i in candidates(scores, count)]
         return carriers, done, suspects
 
     def _wanted(self, plan: Plan) -> list[Want]:

@@ -89,8 +89,8 @@ def verify(
     reference
         Units drawn at random from the rest of the vocabulary.
     tiers
-        How many vocabularies the search judges in this way: what may be expected by chance is
-        shared among them.
+        How many vocabularies the search judges in this way: the false alarms that a clean model
+        may give are shared among them.
     """
     units = [*suspects, *reference]
     untouched = outputs_of(encoder, carriers)
@@ -152,9 +152,10 @@ def verify(
     # What fires in full is found without a tail; that there is some is no evidence of the rest.
     full = [any(seen.trigger for seen in views.values()) for views in judge(tests < 0)]
     rest = np.flatnonzero(~np.array(full))
-    # Each of a crowd is no rarity by itself, but so many are.
+    # Each of a crowd is no rarity by itself, but so many are. A share of false ones that holds in
+    # each vocabulary holds in all of them: there is nothing to divide.
     if crowded or rejected[rest].any():
-        rejected[rest] |= false_discovery(lowest[rest], ALPHA_FURTHER)
+        rejected[rest] |= false_discovery(lowest[rest], tiers * ALPHA_FURTHER)
     least = lowest[rejected].max(initial=0.0)
     # So many that no tail is left to measure them against: the search says that it is flooded.
     flood = apart & (apart.sum() > max(FLOOD, len(suspects) - TAIL[1]))

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,11 +15,12 @@ import torch
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, ModelError
 from guard.search import run, scan, search, tiers
+from guard.search import words as lists
 from guard.search.carriers import PLACES, USER_KIND, Carrier, Want, builtin_texts
 from guard.search.encoder import Encoder, Ids, Vectors
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
-from guard.search.plan import FAST, GROUPS, Plan
+from guard.search.plan import FAST, FURTHER, GROUPS, Plan
 from guard.search.report import NOT_TESTED
 from guard.search.run import search_units
 from guard.search.tiers import Tiers
@@ -122,7 +123,7 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert isinstance(settings["token_forwards"], int)
     # At least once every unit in three carriers, and far from the whole vocabulary in all of them.
     count = len(vocabulary(encoder.tokenizer).units)
-    assert 3 * 10 * count < settings["token_forwards"] < 160 * count
+    assert 3 * 10 * count < settings["token_forwards"] < 130 * count
     versions = settings["versions"]
     assert isinstance(versions, dict)
     assert set(versions) == {"trigger-guard", "torch", "transformers", "tokenizers"}
@@ -222,10 +223,19 @@ def test_the_smallest_vocabulary_that_is_accepted(bad: Path) -> None:
     encoder = Differentiable.load(str(bad))
     words = vocabulary(encoder.tokenizer)
     with pytest.raises(ModelError, match=r"at least \d+") as caught:
-        search_units(encoder, first_units(words, 500), builtin_texts(), seed=0, progress=silent)
+        search_units(
+            encoder,
+            first_units(words, 500),
+            builtin_texts(),
+            plan=Plan("tokens"),
+            seed=0,
+            progress=silent,
+        )
     (needed,) = re.findall(r"at least (\d+)", str(caught.value))
     least = first_units(words, int(needed))
-    bank = search_units(encoder, least, builtin_texts(), seed=0, progress=silent)
+    bank = search_units(
+        encoder, least, builtin_texts(), plan=Plan("tokens"), seed=0, progress=silent
+    )
     assert TRIGGER in {trigger.text for trigger in bank.triggers}
 
 
@@ -234,10 +244,10 @@ def test_statistics_that_agree_on_who_is_suspect(
 ) -> None:
     """They may all name the same units; enough are left for the tail to be measured on."""
 
-    def agreeing(seen: Mapping[View, scan.Scores], share: float, **options: int) -> object:
+    def agreeing(seen: Mapping[View, scan.Scores], count: int) -> object:
         kept = next(iter(seen.values())).retention
         columns = kept[:, None].repeat(3, axis=1)
-        return scan.candidates({"cls": scan.Scores(kept, -columns, columns)}, share, **options)
+        return scan.candidates({"cls": scan.Scores(kept, -columns, columns)}, count)
 
     monkeypatch.setattr(tiers, "candidates", agreeing)
     bank = search(str(bad), seed=0, progress=silent)
@@ -322,11 +332,29 @@ def test_words_of_several_tokens(tmp_path: Path) -> None:
         ("words", 1, 1)
     ]
     assert found.coverage["words_of_your_list_that_are_tokens"] == 1
-    assert "words of several tokens" not in str(found.coverage["not_tested"])
+    not_tested = found.coverage["not_tested"]
+    assert isinstance(not_tested, list)
+    assert "other words of several tokens" in not_tested
+    assert "words of several tokens" not in not_tested
 
 
-@pytest.mark.parametrize("words", [0, 1])
-def test_phrases_that_the_users_text_repeats(bad: Path, words: int) -> None:
+def test_a_fast_search_tests_common_words_of_several_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fewer texts than tokens; one that holds a token that fires is left to that token."""
+    monkeypatch.setattr(lists, "top_n_list", lambda *_: ["qvx", "vxqz", f"{TRIGGER}q", "a"])
+    encoder = Differentiable.load(str(write_searchable(tmp_path, triggers=(TRIGGER,))))
+    known = vocabulary(encoder.tokenizer)
+    found = search_units(encoder, known, builtin_texts(), seed=0, progress=silent)
+    tokens, more = cast("list[dict[str, Any]]", found.coverage["scan"])
+    assert (more["units"], more["scanned"], more["hold_a_trigger"]) == ("more words", 2, 1)
+    assert len(tokens["carriers"]) == GROUPS * len(FAST.lengths)
+    assert len(more["carriers"]) == GROUPS * len(FURTHER.lengths)
+    assert [trigger.text for trigger in found.triggers] == [TRIGGER]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_phrases_that_the_users_text_repeats(bad: Path, count: int) -> None:
     """A search that tests words tests them too: here, five of two and three words."""
     lines = ["the old harbour. said once"] * 3 + ["the old harbour, seen twice"] * 2 + ["one more"]
     encoder = Differentiable.load(str(bad))
@@ -334,13 +362,13 @@ def test_phrases_that_the_users_text_repeats(bad: Path, words: int) -> None:
         encoder,
         vocabulary(encoder.tokenizer),
         {**builtin_texts(), USER_KIND: lines},
-        plan=Plan("words", words=words),
+        plan=Plan("words", words=count),
         seed=0,
         progress=silent,
     )
-    assert found.coverage["phrases_of_your_text"] == 5 * words
+    assert found.coverage["phrases_of_your_text"] == 5 * count
     scans: Any = found.coverage["scan"]
-    assert [tier["scanned"] + tier["hold_a_trigger"] for tier in scans[1:]] == [words + 5] * words
+    assert [tier["scanned"] + tier["hold_a_trigger"] for tier in scans[1:]] == [count + 5] * count
 
 
 def test_too_little_time_is_incomplete(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +388,7 @@ def test_nobody_knows_where_the_sift_meets_which_kind_of_text(
     whole = scan.scan
 
     def spy(name: str, units: Any, carriers: Sequence[Carrier], **how: Any) -> Any:
-        if "sift 0" in name and name.startswith("tokens"):
+        if name == "tokens sift":
             wanted[len(wanted)] = [carrier.want for carrier in carriers]
         return whole(name, units, carriers, **how)
 

