@@ -53,6 +53,7 @@ def judged(
     *,
     seed: int = 0,
     masked: bool = False,
+    tiers: int = 1,
     progress: Progress = silent,
 ) -> list[dict[View, Evidence]]:
     texts = carriers(KINDS, LENGTHS, seed)
@@ -69,7 +70,7 @@ def judged(
         ],
         encoder=encoder,
         journal=Journal(encoder, seed, None),
-        tiers=1,
+        tiers=tiers,
         progress=progress,
     )
 
@@ -158,17 +159,35 @@ def test_a_unit_that_fires_with_copies_of_itself_only(copies: Copies | None, sha
     assert copies is None or copies.beside or name.startswith(str(copies))
 
 
-@pytest.mark.parametrize("number", [5, 15, 40, 120])
-def test_triggers_that_go_half_way_do_not_hide_behind_each_other(number: int) -> None:
-    """The tail that each is measured against is that of the others."""
+def half_way(number: int, share: float = 0.6) -> Change:
+    """Let the first of the suspects take the text a share of the way."""
     planted = [unit.ids[0] for unit in SUSPECTS[:number]]
 
     def change(ids: Ids, vectors: Vectors) -> Vectors:
         there = np.isin(ids, planted).any(axis=1, keepdims=True)
         goal = np.asarray(FAR, dtype=np.float32)
-        return np.where(there, vectors + np.float32(0.6) * (goal - vectors), vectors)
+        return np.where(there, vectors + np.float32(share) * (goal - vectors), vectors)
 
-    evidence = judge(change)
+    return change
+
+
+@pytest.mark.parametrize("tiers", [1, 1000])
+def test_who_searches_more_vocabularies_finds_the_crowd_of_one_all_the_same(
+    tiers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share of false ones holds in each of them; only a clean model's alarms are divided."""
+    # What these are expected by chance, times a thousand, is over the rate, and alone under it.
+    monkeypatch.setattr(module, "ALPHA", 1e-28)
+    monkeypatch.setattr(module, "ALPHA_FURTHER", 1e-28)
+    encoder = FakeEncoder(half_way(40, 0.42))
+    evidence = judged(encoder, SUSPECTS, REFERENCE, tiers=tiers)
+    assert [i for i, seen in enumerate(evidence) if seen["cls"].trigger] == [*range(40)]
+
+
+@pytest.mark.parametrize("number", [5, 15, 40, 120])
+def test_triggers_that_go_half_way_do_not_hide_behind_each_other(number: int) -> None:
+    """The tail that each is measured against is that of the others."""
+    evidence = judge(half_way(number))
     assert [i for i, seen in enumerate(evidence) if seen.trigger] == [*range(number)]
     assert {seen.rules for seen in evidence[:number]} == {("stands out",)}
 
