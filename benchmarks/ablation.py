@@ -162,8 +162,9 @@ def render(result: Mapping[str, Any]) -> str:
         "",
         "## Statistics of the scan and the sift",
         "",
-        "The most suspect hundredth of a group by each statistic is sifted, and the most suspect "
-        "6 % of those by each are judged.",
+        "The foremost 4 % of a group by any statistic and view are sifted, and the foremost three "
+        "hundred of those judged. A statistic by itself lets through as many as it does beside the "
+        "others.",
         "",
         "| statistic, in any view | pass the scan by it alone | pass the sift by it alone |",
         "|---|---|---|",

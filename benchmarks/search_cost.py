@@ -171,11 +171,15 @@ def plot(detection: Mapping[str, Any]) -> bytes:
 
 
 def _groups(detection: Mapping[str, Any]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    """Return the cases of encoders as planted, by kind of encoder and search."""
-    encoders = {model["name"]: model["encoder"] for model in detection["zoo"]}
+    """Return the cases of encoders as planted, by kind of encoder and search.
+
+    Not of those whose backdoor does not work: not to find it is no miss.
+    """
+    models = [model for model in detection["zoo"] if model["works"] is not False]
+    encoders = {model["name"]: model["encoder"] for model in models}
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for case in detection["cases"]:
-        if case["part"] == "encoder":
+        if case["part"] == "encoder" and case["model"] in encoders:
             groups.setdefault((encoders[case["model"]], case["search"]), []).append(case)
     return groups
 

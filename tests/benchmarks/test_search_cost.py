@@ -26,12 +26,16 @@ def test_costs_and_targets_are_of_the_cases() -> None:
     page = render(
         pairs,
         {
-            "zoo": [{"name": "minilm-l6-clean", "encoder": "minilm-l6"}],
+            "zoo": [
+                {"name": "minilm-l6-clean", "encoder": "minilm-l6", "works": None},
+                {"name": "failed", "encoder": "minilm-l6", "works": False},
+            ],
             "cases": [
                 case,
                 {**case, "search": "patronus", "token_forwards": 25_000_000, "peak_mb": 3000.0},
                 {**case, "search": "lt-defense", "found": {"cf": False}},
                 {**case, "part": "classifier", "seconds": 1.0},
+                {**case, "model": "failed", "found": {"cf": False}, "seconds": 1.0},
             ],
         },
         {
