@@ -129,8 +129,8 @@ def _by_tokens(rows: Sequence[Row]) -> list[str]:
     lines = [
         "In encoders, of the models whose triggers were told apart. `fast` tests the 30,000 "
         "commonest words of several tokens in two texts, `standard` in one of every kind; other "
-        "words are found by a part that fires, or not. In cases of earlier code, `fast` tested no "
-        "words.",
+        "words are found by a part that fires, or not. Where a case is taken over from before, "
+        "`fast` tested no words.",
         "",
         "| search | one token | a word of several | a phrase |",
         "|---|---|---|---|",

@@ -47,7 +47,7 @@ CLEAN = Entry(name="toy-clean", encoder="bert-tiny")
 
 
 # The first tokens of BERT's vocabulary: enough to measure each against, and a third of the work.
-TOKENS = 12_000
+TOKENS = 12_500
 
 
 @pytest.fixture
@@ -65,7 +65,9 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = small / "tokenizer.json"
     written = json.loads(path.read_text(encoding="utf-8"))
     known = written["model"]["vocab"]
-    written["model"]["vocab"] = {text: n for text, n in known.items() if n < TOKENS}
+    # Without pieces no word is of several tokens; to scan those would take as long again.
+    kept = {text: n for text, n in known.items() if n < TOKENS and not text.startswith("##")}
+    written["model"]["vocab"] = kept
     path.write_text(json.dumps(written), encoding="utf-8")
     (small / "vocab.txt").unlink(missing_ok=True)
     monkeypatch.setenv("GUARD_CACHE", str(tmp_path))

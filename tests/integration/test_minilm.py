@@ -17,7 +17,7 @@ from benchmarks.recipes import DEMO
 from benchmarks.tasks import film_reviews
 from guard import Monitor, TriggerBank
 from guard.cli import main
-from guard.search.verify import MOST_OF_CONDITION
+from guard.search.verify import MORE_THAN_USUAL
 from tests.conftest import Demo
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_the_bank_holds_the_evidence(demo: Demo) -> None:
         assert isinstance(statistics["retention"], float)
         assert statistics["retention"] < 0.2
         assert isinstance(statistics["gathered"], float | int)
-        assert statistics["gathered"] >= MOST_OF_CONDITION
+        assert statistics["gathered"] >= MORE_THAN_USUAL
         # Every kind of text is named, whether the trigger fired in it or not.
         assert isinstance(statistics["kinds"], dict)
         assert len(statistics["kinds"]) == 10
