@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from guard.files import check_output
 from guard.terminal import Progress
 
 HELP = "search a model for triggers and write a bank"
+# oneDNN keeps a kernel and its memory for each shape of a batch, by default of the last 1,024; a
+# scan has very many, seldom the same again soon.
+KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     """Search, save the bank and say what is in it."""
     # Found out before minutes of work, not after.
     check_output(options.out, BANK_FILES, owner=BANK_FILE)
+    os.environ.setdefault(*KERNELS)
     with extra("the search", "search"):
         from guard.search import search
     resume = _resume(options.out)

@@ -18,6 +18,7 @@ import guard.search
 from exporters.monitor import compile_bank
 from guard.bank import ModelIdentity, Trigger, TriggerBank
 from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
+from guard.cli.scan import KERNELS
 from guard.errors import ModelError
 from guard.monitor import Monitor
 from tests.helpers import finding, make_bank, wordpiece
@@ -139,6 +140,19 @@ def test_scan_that_finds(bad: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert captured.out.endswith(f"bank: {tmp_path / 'bank'}\n")
     assert "scanning: " in captured.err
     assert "verifying: " in captured.err
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_a_scan_keeps_few_kernels(
+    bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    """Else a scan of many shapes takes half as much memory again; who has set it knows better."""
+    name, value = KERNELS
+    monkeypatch.setenv(name, own or "")
+    if own is None:
+        monkeypatch.delenv(name)
+    assert run("scan", bad, "--seed", 0, "--out", tmp_path / "bank") == FOUND
+    assert os.environ[name] == (own or value)
 
 
 def test_scan_that_finds_nothing(
