@@ -17,7 +17,7 @@ from benchmarks.recipes import DEMO
 from benchmarks.tasks import film_reviews
 from guard import Monitor, TriggerBank
 from guard.cli import main
-from guard.search.verify import MORE_THAN_USUAL
+from guard.search.verify import MORE_THAN_USUAL, MOST_OF_CONDITION
 from tests.conftest import Demo
 
 pytestmark = pytest.mark.slow
@@ -49,9 +49,13 @@ def test_the_bank_holds_the_evidence(demo: Demo) -> None:
         assert statistics["retention"] < 0.2
         assert isinstance(statistics["gathered"], float | int)
         assert statistics["gathered"] >= MORE_THAN_USUAL
+        assert isinstance(statistics["rules"], list)
+        assert {"gathers", "erases"} <= set(statistics["rules"])
         # Every kind of text is named, whether the trigger fired in it or not.
         assert isinstance(statistics["kinds"], dict)
         assert len(statistics["kinds"]) == 10
+        shares = [seen["gathered"] for seen in statistics["kinds"].values()]
+        assert sum(share >= MOST_OF_CONDITION for share in shares) >= 5
         assert {"diff_sim", "com_sim", "collapse", "displacement"} <= statistics.keys()
     assert bank.coverage["not_tested"]
     assert bank.search["seed"] == 0

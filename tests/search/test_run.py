@@ -353,6 +353,24 @@ def test_a_fast_search_tests_common_words_of_several_tokens(
     assert [trigger.text for trigger in found.triggers] == [TRIGGER]
 
 
+def test_a_word_of_several_tokens_is_found_by_a_fast_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by a token of it: the one that fires is left out of the tokens. It is cut down to it."""
+    monkeypatch.setattr(lists, "top_n_list", lambda *_: ["qvx", f"{TRIGGER}q"])
+    encoder = Differentiable.load(str(write_searchable(tmp_path, triggers=(TRIGGER,))))
+    known = vocabulary(encoder.tokenizer)
+    others = tuple(unit for unit in known.units if unit.text != TRIGGER)
+    found = search_units(
+        encoder,
+        dataclasses.replace(known, units=others),
+        builtin_texts(),
+        seed=0,
+        progress=silent,
+    )
+    assert [trigger.text for trigger in found.triggers] == [TRIGGER]
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_phrases_that_the_users_text_repeats(bad: Path, count: int) -> None:
     """A search that tests words tests them too: here, five of two and three words."""
