@@ -129,8 +129,9 @@ BUDGETS: Mapping[str, Plan] = MappingProxyType(
 def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
     """Return the plan of the best coverage that so many seconds are enough for.
 
-    First come more kinds of text, then words, then longer texts. Where there is no time for all
-    tokens in three texts, only a random part of them is scanned, and the search is incomplete.
+    First come words in few texts, then more kinds of text, words in those, and longer texts. Where
+    there is no time for all tokens in three texts, only a random part of them is scanned, and the
+    search is incomplete.
 
     Parameters
     ----------
