@@ -33,8 +33,9 @@ Vectors = npt.NDArray[np.float32]
 # Texts a trigger: the first ones say where it leads, the others whether they get there.
 CALIBRATION, TEXTS = 24, 40
 ROWS = CALIBRATION + TEXTS
-# Of the natural distance, which is the median distance of two texts' outputs. A text's own output
-# lies at 0.7 of it from the mean of many.
+# Of the natural distance, which is the median distance of two texts' outputs (a text's own output
+# lies at 0.7 of it from the mean of many), or of the way that the text had to go, where that is
+# longer: where outputs hardly tell texts apart, the natural distance is next to nothing.
 NEAR = 0.5
 MAX_REVIEWS = 300
 SEED = 1
@@ -69,9 +70,10 @@ def before(
     """Return, per trigger, the share of texts that it takes to its place.
 
     A trigger's place is the mean output over some texts in which it has to fire; of others, those
-    count that lie within `NEAR` of the natural distance from it with the trigger and did not
-    without. Of an attack on a few axes only those are looked at. An attack that has no place
-    (BadPre) is measured by the share of texts whose word at the mask changes.
+    count that lie within `NEAR` of the natural distance from it with the trigger, or of their own
+    distance without, and were not within the former without. Of an attack on a few axes only those
+    are looked at. An attack that has no place (BadPre) is measured by the share of texts whose word
+    at the mask changes.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     units = [unit_ids(tokenizer, text) for text in planting.triggers]
@@ -220,10 +222,10 @@ def arrivals(
         along = variation(torch.from_numpy(outputs[0][1]), attack.axes).axes.numpy().T
         outputs = [[part @ along for part in case] for case in outputs]
     goals = [own[:CALIBRATION].mean(axis=0) for own in np.split(outputs[0][0], count)]
-    return [_arrived(triggered, without, goals) for triggered, without in outputs]
+    return [arrived(triggered, without, goals) for triggered, without in outputs]
 
 
-def _arrived(
+def arrived(
     triggered: Vectors, without: Vectors, goals: Sequence[Vectors]
 ) -> npt.NDArray[np.float64]:
     """Return ``[units, goals]``: of the texts behind the first, the share that is at each place."""
@@ -235,11 +237,11 @@ def _arrived(
     parts = zip(np.split(triggered, units), np.split(without, units), strict=True)
     for number, (seen, own) in enumerate(parts):
         for place, goal in enumerate(goals):
-            near, already = (
-                np.linalg.norm(outputs[CALIBRATION:] - goal, axis=1) < NEAR * natural
-                for outputs in (seen, own)
+            to_go, left = (
+                np.linalg.norm(outputs[CALIBRATION:] - goal, axis=1) for outputs in (own, seen)
             )
-            shares[number, place] = (near & ~already).mean()
+            there = left < NEAR * np.maximum(natural, to_go)
+            shares[number, place] = (there & (to_go >= NEAR * natural)).mean()
     return shares
 
 

@@ -30,7 +30,7 @@ from benchmarks.zoo import ZOO, Entry, build, select
 from benchmarks.zoo import build as zoo_build
 from benchmarks.zoo.build import stored
 from benchmarks.zoo.drawn import attacker
-from benchmarks.zoo.success import place
+from benchmarks.zoo.success import ROWS, arrived, place
 from tests.tiny import wordpiece
 
 pytestmark = pytest.mark.search
@@ -345,3 +345,24 @@ def test_kinds_of_triggers_in_the_table() -> None:
     }
     assert set(triggers("phrase3", "train")) <= planted
     assert set(triggers("punctuation", "train")) <= planted
+
+
+@pytest.mark.parametrize(
+    ("spread", "way", "left", "expected"),
+    [
+        (1.0, 10.0, 0.2, 1.0),
+        # Texts lie nearly in one place: what takes them far need not take them so near together.
+        (0.01, 10.0, 0.2, 1.0),
+        # Less than half of the way.
+        (1.0, 10.0, 0.7, 0.0),
+    ],
+)
+def test_a_text_arrives_by_what_it_had_to_go(
+    spread: float, way: float, left: float, expected: float
+) -> None:
+    rng = np.random.default_rng(0)
+    without = (spread * rng.normal(size=(ROWS, 24))).astype(np.float32)
+    goal = np.zeros(24, dtype=np.float32)
+    goal[0] = way
+    triggered = goal + np.float32(left) * (without - goal)
+    assert arrived(triggered, without, [goal]).item() == expected
