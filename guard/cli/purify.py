@@ -8,6 +8,7 @@ from pathlib import Path
 from guard.bank import TriggerBank
 from guard.cli.codes import CLEAN, CODES
 from guard.cli.extras import extra
+from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
 from guard.files import dump_json
 from guard.terminal import Progress
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if bank.verdict == "none found":
         print("nothing to purify: the bank found no triggers in what it tested; nothing is written")
         return CLEAN
+    keep_few_kernels()
     with extra("purifying", "search"):
         from guard.purify import purify
     with Progress() as progress:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
 from guard.cli.codes import CODES
 from guard.cli.extras import extra
+from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
 from guard.errors import GuardError
 from guard.files import check_output
 from guard.terminal import Progress
 
 HELP = "search a model for triggers and write a bank"
-# oneDNN keeps a kernel and its memory for each shape of a batch, by default of the last 1,024; a
-# scan has very many, seldom the same again soon.
-KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_budget,
         default="fast",
         metavar="fast|standard|thorough|SECONDS",
-        help="fast (default): every token, in three texts; standard: and 30,000 words of several "
-        "tokens, in texts of every kind; thorough: and 250,000 words, in texts of every length, "
-        "and pairs of words; or the best for so many seconds",
+        help="fast (default): every token, in three texts, and 30,000 words of several tokens, in "
+        "two; standard: both in texts of every kind; thorough: 250,000 words, in texts of every "
+        "length, and pairs of words; or the best for so many seconds",
     )
     parser.add_argument(
         "--seed", type=seed, help="same seed, same bank; by default drawn at random"
@@ -60,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     """Search, save the bank and say what is in it."""
     # Found out before minutes of work, not after.
     check_output(options.out, BANK_FILES, owner=BANK_FILE)
-    os.environ.setdefault(*KERNELS)
+    keep_few_kernels()
     with extra("the search", "search"):
         from guard.search import search
     resume = _resume(options.out)

@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
-from guard.bank import MAX_TRIGGER_IDS, Trigger
-from guard.errors import ModelError
+from guard.bank import Trigger
 from guard.search import report
 from guard.search.calibrate import TAIL
-from guard.search.carriers import (
-    FAMILIES,
-    ONCE,
-    PLACES,
-    SEVERAL,
-    USER_KIND,
-    Carrier,
-    Place,
-    Supply,
-    Want,
-    of_condition,
-)
+from guard.search.carriers import FAMILIES, Carrier, of_condition
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.looks import unusual
 from guard.search.plan import GROUPS, Plan
 from guard.search.report import Tier
 from guard.search.scan import Progress, candidates, scan, step
+from guard.search.texts import Texts
 from guard.search.units import Unit, holds, unit_of
 from guard.search.verify import verify
 
-T = TypeVar("T")
-
 # The share of a group of the scan that is suspected.
 SCAN_SHARE = 0.04
-# The suspects are put in one carrier of every kind, and so many of them judged.
-SIFT_LENGTHS = (7, 16, 40)
+# The suspects are sifted, and so many of them judged.
 JUDGED = 3 * TAIL[1]
-# Every kind has a carrier of each of these lengths for the verdict.
-VERDICT_LENGTHS = (7, 16, 26, 40)
-# And one more, of one of these, with several copies of a unit in it.
-COPIES_LENGTHS = (16, 26)
-VERDICT_PLACES: tuple[Place, ...] = ("start", "middle", "end", "middle")
-# A search that has scanned in longer ones judges in longer ones.
-LONG_VERDICT = 90
 REFERENCE_UNITS = 120
 # Where only a part of a vocabulary is scanned, so many of its most unusual units are in it.
 FIRST_LOOK = 200
-# Texts with a mask in them, as prompts have it, for the view that is read there.
-MASKED_SCAN: tuple[tuple[int, Place], ...] = ((7, "start"), (12, "middle"))
-MASKED_SIFT_KINDS = 4
-MASKED_VERDICT_LENGTHS = (10, 16, 26)
 # What each unit is measured against: the tail is of the hundredth part of them.
 LEAST_UNITS = REFERENCE_UNITS + 100 * TAIL[1]
 
@@ -87,33 +61,10 @@ class Tiers:
         self.judged: list[Carrier] = []
         self._quiet: list[Unit] = []
         self._encoder = encoder
-        self._kinds = kinds
         self._rng = np.random.default_rng(seed)
-        special = encoder.frame(np.zeros((1, 0), dtype=np.int64)).shape[1]
-        self._longest = encoder.max_tokens - special - MAX_TRIGGER_IDS
-        self._supply = Supply(
-            kinds,
-            encoder.tokenizer,
-            self._rng,
-            most=self._longest,
-            last_word_stays="last" in encoder.views,
-        )
-        turns = self._rng.permutation([kind for kind in kinds if kind != USER_KIND])
-        self._turns = itertools.cycle(turns.tolist())
-        self._copies = itertools.cycle([SEVERAL[i] for i in self._rng.permutation(len(SEVERAL))])
+        self._texts = Texts(encoder, kinds, plan, self._rng)
         self._journal = journal
         self._progress = progress
-        if self._longest < max(VERDICT_LENGTHS):
-            raise ModelError(
-                f"{encoder.identity.name} takes texts of {encoder.max_tokens} tokens at most, and "
-                "the search needs longer ones"
-            )
-        self._sift_lengths: tuple[int, ...] = SIFT_LENGTHS
-        self._verdict_lengths: tuple[int, ...] = VERDICT_LENGTHS
-        if max(plan.lengths) > max(VERDICT_LENGTHS):
-            long = min(LONG_VERDICT, self._longest)
-            self._sift_lengths += (long,)
-            self._verdict_lengths += (long,)
 
     def draw(
         self,
@@ -129,27 +80,11 @@ class Tiers:
         acts_in
             The condition that all of them are of, as a verdict found it.
         """
-        only = {}
+        only: dict[str, Any] = {}
         if acts_in:
             (field,) = (FAMILIES[family] for family in acts_in)
             only[field] = getattr(self.judged[of_condition(self.judged, acts_in)[0]].want, field)
-        return self._supply.take(
-            Want(kind, length, PLACES[(row + column) % len(PLACES)], masked)._replace(**only)
-            for row, length in enumerate(lengths)
-            for column, kind in enumerate(self._kinds)
-        )
-
-    def _repeat(self, wanted: Sequence[Want]) -> list[Want]:
-        """Ask for several copies in a third of the texts, drawn at random.
-
-        Not in the user's own text, which fewer of are there.
-        """
-        free = [i for i, want in enumerate(wanted) if want.kind != USER_KIND]
-        several = self._rng.permutation(free)[: max(1, round(len(wanted) / 3))]
-        result = list(wanted)
-        for i, copies in zip(several, self._copies, strict=False):
-            result[i] = result[i]._replace(copies=copies)
-        return result
+        return self._texts.of_lengths(lengths, masked=masked, only=only)
 
     def test(
         self, name: str, units: Sequence[Unit], plan: Plan, tokens: Sequence[Unit], *, tiers: int
@@ -205,52 +140,16 @@ class Tiers:
         taken = {unit.ids.tobytes() for unit in suspects}
         quiet = [unit for unit in self._quiet if unit.ids.tobytes() not in taken]
         suspects = [*suspects, *quiet[: max(0, TAIL[1] - len(suspects))]]
-        # Drawn: of a table, an attacker knows in which kind he need not sleep.
-        wanted = self._repeat(
-            [
-                *map(
-                    Want,
-                    self._kinds,
-                    self._shuffled(self._sift_lengths, len(self._kinds)),
-                    self._shuffled(PLACES, len(self._kinds)),
-                )
-            ]
-        )
-        if "mask" in self._encoder.views:
-            drawn = self._rng.permutation(len(wanted))[:MASKED_SIFT_KINDS]
-            wanted += [wanted[i]._replace(masked=True, copies=ONCE) for i in drawn]
         scores = scan(
             f"{name} sift",
             suspects,
-            self._supply.take(wanted),
+            self._texts.of_sift(),
             encoder=self._encoder,
             journal=self._journal,
             progress=step(self._progress, "sifting", 0, len(suspects)),
         )
         suspects = [suspects[i] for i in candidates(scores, JUDGED)]
-        # Each kind has each length, and as many places as lengths; so has each length.
-        lengths = [(length, False) for length in self._verdict_lengths]
-        if "mask" in self._encoder.views:
-            lengths += [(length, True) for length in MASKED_VERDICT_LENGTHS]
-        judging = self._supply.take(
-            [
-                *(
-                    Want(kind, length, VERDICT_PLACES[(row + column) % len(VERDICT_PLACES)], masked)
-                    for row, (length, masked) in enumerate(lengths)
-                    for column, kind in enumerate(self._kinds)
-                ),
-                *(
-                    Want(kind, length, place, copies=copies)
-                    for kind, length, place, copies in zip(
-                        self._kinds,
-                        self._shuffled(COPIES_LENGTHS, len(self._kinds)),
-                        self._shuffled(PLACES, len(self._kinds)),
-                        itertools.cycle(SEVERAL),
-                        strict=False,
-                    )
-                ),
-            ]
-        )
+        judging = self._texts.of_verdict()
         judged = {unit.ids.tobytes() for unit in suspects}
         rest = [unit for unit in among if unit.ids.tobytes() not in judged]
         drawn = self._rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)
@@ -279,11 +178,6 @@ class Tiers:
             if any(view.trigger for view in seen.values()) and tuple(unit.ids) not in known
         ]
         return quiet
-
-    def _shuffled(self, values: Sequence[T], count: int) -> list[T]:
-        """Return each of some values as often as the others, or once more, in random order."""
-        rounds = range(-(-count // len(values)))
-        return [values[i] for _ in rounds for i in self._rng.permutation(len(values))][:count]
 
     def _scan(
         self, name: str, units: Sequence[Unit], plan: Plan
@@ -314,7 +208,7 @@ class Tiers:
         total = sum(map(len, parts))
         for number, rows in enumerate(parts):
             group = [units[i] for i in np.sort(rows)]
-            used = self._supply.take(self._wanted(plan))
+            used = self._texts.of_scan(plan)
             scores = scan(
                 f"{name} scan {number}",
                 group,
@@ -328,29 +222,3 @@ class Tiers:
             count = max(math.ceil(SCAN_SHARE * len(group)), math.ceil(JUDGED / plan.groups))
             suspects += [group[i] for i in candidates(scores, count)]
         return carriers, done, suspects
-
-    def _wanted(self, plan: Plan) -> list[Want]:
-        """Draw the texts of a group."""
-        count = plan.carriers(len(self._kinds))
-        if plan.every_kind:
-            turns = range(count // len(self._kinds))
-            kinds = [kind for _ in turns for kind in self._rng.permutation([*self._kinds])]
-        else:
-            kinds = list(itertools.islice(self._turns, count))
-            if USER_KIND in self._kinds:
-                kinds[-1] = USER_KIND
-        places = self._shuffled(PLACES, count)
-        wanted = self._repeat(
-            [
-                Want(str(kind), min(length, self._longest), place)
-                for kind, length, place in zip(
-                    kinds, itertools.cycle(plan.lengths), places, strict=False
-                )
-            ]
-        )
-        if "mask" in self._encoder.views:
-            wanted += [
-                Want(str(kind), length, place, masked=True)
-                for kind, (length, place) in zip(self._turns, MASKED_SCAN, strict=False)
-            ]
-        return wanted

@@ -18,7 +18,7 @@ import guard.search
 from exporters.monitor import compile_bank
 from guard.bank import ModelIdentity, Trigger, TriggerBank
 from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
-from guard.cli.scan import KERNELS
+from guard.cli.kernels import KERNELS
 from guard.errors import ModelError
 from guard.monitor import Monitor
 from tests.helpers import finding, make_bank, wordpiece

@@ -14,7 +14,7 @@ import torch
 
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, ModelError
-from guard.search import run, scan, search, tiers
+from guard.search import run, scan, search, texts, tiers
 from guard.search import words as lists
 from guard.search.carriers import PLACES, USER_KIND, Carrier, Want, builtin_texts
 from guard.search.encoder import Encoder, Ids, Vectors
@@ -416,7 +416,7 @@ def test_nobody_knows_where_the_sift_meets_which_kind_of_text(
     first, second = wanted.values()
     for table in (first, second):
         assert [want.kind for want in table] == list(builtin_texts())
-        assert {want.length for want in table} == set(tiers.SIFT_LENGTHS)
+        assert {want.length for want in table} == set(texts.SIFT_LENGTHS)
         assert {want.place for want in table} == set(PLACES)
     assert [want.length for want in first] != [want.length for want in second]
     assert [want.place for want in first] != [want.place for want in second]
