@@ -23,7 +23,15 @@ from benchmarks.attacks import Planting
 from benchmarks.attacks.samples import holds, unit_ids
 from benchmarks.encoders import encoder
 from benchmarks.measure import Classes
-from benchmarks.mitigation.defences import Treated, bank_of, monitor_of, purified, treat
+from benchmarks.mitigation.defences import (
+    Purification,
+    Treated,
+    bank_of,
+    monitor_of,
+    purification,
+    purified,
+    treat,
+)
 from benchmarks.mitigation.measures import REFUSED, Measured, measured, targets
 from benchmarks.models import classifier
 from benchmarks.recipes import TASK
@@ -76,6 +84,8 @@ class Cell:
         Of all of the task's test texts, how many the monitor refuses, and how many there are.
     triggered_by_nature
         Of those that it refuses, how many hold a planted trigger as they were written.
+    purification
+        What the purified encoder took, if there was anything to purify.
     source
         Hash of the code that made it.
     """
@@ -87,6 +97,7 @@ class Cell:
     false_blocks: int
     clean_texts: int
     triggered_by_nature: int
+    purification: Purification | None
     seconds: float
     seed: int
     source: str
@@ -132,9 +143,10 @@ def measure(entry: Entry, task: str, tuning: Tuning = TASK) -> Cell:
         return treat(monitor, "block", given)
 
     arms: dict[Arm, Measured] = {}
+    pure = purified(model)
     served: tuple[tuple[Path, dict[Arm, Ready]], ...] = (
         (model, {"none": as_is, "block": blocked, "strip": stripped}),
-        (purified(model), {"purified": as_is, "both": stripped}),
+        (pure, {"purified": as_is, "both": stripped}),
         (encoder(entry.encoder), {"clean": as_is}),
     )
     forced: dict[str, int] = {}
@@ -164,6 +176,7 @@ def measure(entry: Entry, task: str, tuning: Tuning = TASK) -> Cell:
         false_blocks=len(refused),
         clean_texts=len(data.test.texts),
         triggered_by_nature=_holding(refused, entry.planting.triggers, model),
+        purification=purification(pure),
         seconds=round(time.monotonic() - started, 1),
         seed=SEED,
         source=_source(entry),
@@ -195,7 +208,8 @@ def kept(entry: Entry, task: str) -> Cell | None:
     fields = json.loads(path.read_text(encoding="utf-8"))
     try:
         arms = {arm: Measured(**counts) for arm, counts in fields["arms"].items()}
-        cell = Cell(**{**fields, "arms": arms})
+        took = fields["purification"] and Purification(**fields["purification"])
+        cell = Cell(**{**fields, "arms": arms, "purification": took})
     except (KeyError, TypeError):
         # Of an older form.
         return None

@@ -21,6 +21,8 @@ _NAMES = {
 }
 # What the product promises: how far from the clean encoder, in shares.
 MOST_SUCCESS, MOST_ACCURACY, MOST_BLOCKED = 0.005, 0.003, 0.001
+# Of the variance of outputs on ordinary text, and of a purification.
+MOST_MOVED, MOST_SECONDS = 0.05, 900
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -76,6 +78,10 @@ def render(result: Mapping[str, Any]) -> str:
         "T-ASR on the cells that are alive, clean accuracy on all.",
         "",
         *_by_model(result["models"], cells),
+        "",
+        "## Purification",
+        "",
+        *_purifications(cells),
         "",
         "## Cells",
         "",
@@ -184,6 +190,30 @@ def _by_model(models: Sequence[str], cells: Sequence[Cell]) -> list[str]:
             f"| {model} | {len(own)}, {len(alive)} | T-ASR | {' | '.join(success)} | |",
             f"| | | accuracy | {' | '.join(right)} | {refused} |",
         ]
+    return lines
+
+
+def _purifications(cells: Sequence[Cell]) -> list[str]:
+    """Say what each encoder's purification took, which all of its cells share."""
+    took = {cell["model"]: cell["purification"] for cell in cells if cell.get("purification")}
+    if not took:
+        return ["Not recorded in these cells."]
+    lines = [
+        "What was trained against, rounds of training with the scan behind each, and what the last "
+        "scan found; how far outputs on ordinary text moved, in the view where it is most, as a "
+        f"share of their variance, which is to be under {MOST_MOVED}. Seconds are of one thread "
+        f"beside other work, scans included; MiniLM is to take under {MOST_SECONDS} on two cores.",
+        "",
+        "| encoder | units | rounds | left | moved | seconds |",
+        "|" + "---|" * 6,
+    ]
+    for model, one in took.items():
+        moved = max(one["moved"].values())
+        seconds = "interrupted" if one["seconds"] is None else f"{one['seconds']:.0f}"
+        lines.append(
+            f"| {model} | {one['units']} | {one['rounds']} | {one['verdict']}, {one['remaining']} "
+            f"units | {moved:.4f}: {verdict(moved < MOST_MOVED)} | {seconds} |"
+        )
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from benchmarks.mitigation.table import render
 from benchmarks.tasks.classifier import Tuning
 from benchmarks.tasks.data import make_task
 from benchmarks.zoo.entry import Entry
+from guard.purify.run import RECORD_FILE
 from tests.purify.test_run import bank_of
 from tests.tiny import COMMON, TRIGGER, write_searchable
 
@@ -68,6 +70,14 @@ def cell(task: str, **changes: Any) -> dict[str, Any]:
         "false_blocks": 1,
         "clean_texts": 2000,
         "triggered_by_nature": 1,
+        "purification": {
+            "rounds": 2,
+            "units": 7,
+            "moved": {"cls": 0.01, "tokens": 0.0625},
+            "verdict": "none found",
+            "remaining": 0,
+            "seconds": 901.4,
+        },
         "earlier": False,
     }
 
@@ -116,6 +126,18 @@ def test_a_dead_backdoor_does_not_count_for_attack_success() -> None:
     only = render(result(dead))
     assert "## The 0 cells that are alive\n\nNone." in only
     assert verdicts(only)[0] == "no cell is alive; not measured"
+
+
+def test_the_table_says_what_a_purification_took() -> None:
+    table = render(result(cell("t1"), cell("t2")))
+    line = "| m1 | 7 | 2 | none found, 0 units | 0.0625: **missed** | 901 |"
+    assert table.count(line) == 1
+    old = {key: value for key, value in cell("t1").items() if key != "purification"}
+    assert "Not recorded in these cells." in render(result(old))
+    again = {**cell("t1")["purification"], "seconds": None, "moved": {"cls": 0.01}}
+    assert "| 0.0100: reached | interrupted |" in render(
+        result({**cell("t1"), "purification": again})
+    )
 
 
 def test_an_empty_table_claims_nothing() -> None:
@@ -218,6 +240,35 @@ def test_a_model_without_findings_is_its_own_purification(
     clean = write_searchable(tmp_path / "clean-1")
     monkeypatch.setattr(defences, "bank_of", lambda folder: bank_of(folder, []))
     assert defences.purified(clean) == clean
+    assert defences.purification(clean) is None
+
+
+def test_what_a_purification_took_is_kept_beside_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    bad = write_searchable(tmp_path / "models" / "bad-1", triggers=(TRIGGER,))
+    moved = {"cls": 0.01}
+    rounds = [{"units": n, "moved": moved, "verdict": "none found", "remaining": 0} for n in (3, 5)]
+
+    places: list[Path] = []
+
+    def purify(model: str, bank: Any, out: Path, **how: Any) -> None:
+        out.mkdir(parents=True)
+        places.append(out)
+        (out / RECORD_FILE).write_text(json.dumps({"rounds": rounds}))
+
+    monkeypatch.setattr(defences, "purify", purify)
+    for banked, known in (([TRIGGER], True), ([TRIGGER, COMMON], False)):
+        bank = bank_of(bad, banked)
+        monkeypatch.setattr(defences, "bank_of", lambda folder, bank=bank: bank)
+        for place in places:
+            # As a purification that was killed leaves it.
+            place.with_name(f".{place.name}.purify-0").mkdir()
+        took = defences.purification(defences.purified(bad))
+        assert took is not None
+        assert (took.rounds, took.units, took.moved) == (2, 5, moved)
+        assert (took.seconds is not None) == known
 
 
 @pytest.mark.parametrize("arguments", [("nobody", None), (None, "haiku")])
