@@ -8,7 +8,7 @@ from statistics import NormalDist
 _Z = NormalDist().inv_cdf(0.975)
 
 
-def wilson(hits: int, trials: int) -> tuple[float, float]:
+def wilson(hits: float, trials: float) -> tuple[float, float]:
     """Return the 95 % score interval of a share (Wilson 1927), which holds for 0 and 1 too."""
     if trials == 0:
         return 0.0, 1.0
@@ -22,15 +22,24 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     )
 
 
-def share(hits: int, trials: int, digits: int) -> str:
-    """Return a share with its interval in brackets, or a dash where there were no trials."""
+def share(hits: int, trials: int, digits: int, *, of: float | None = None) -> str:
+    """Return a share with its interval in brackets, or a dash where there were no trials.
+
+    Parameters
+    ----------
+    of
+        How many of the trials are independent: by default, all.
+    """
     if not trials:
         return "-"
-    low, high = wilson(hits, trials)
-    return f"{hits / trials:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    ratio = hits / trials
+    low, high = wilson(hits, trials) if of is None else wilson(ratio * of, of)
+    return f"{ratio:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def difference(hits: int, trials: int, other_hits: int, other_trials: int) -> tuple[float, float]:
+def difference(
+    hits: float, trials: float, other_hits: float, other_trials: float
+) -> tuple[float, float]:
     """Return the 95 % interval of a share less another one (Newcombe 1998, his method 10).
 
     It takes the two samples as independent: for shares of the same texts it is too wide.

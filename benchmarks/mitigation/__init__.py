@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.assets import AssetError
-from benchmarks.mitigation.cells import kept, measure
+from benchmarks.mitigation.cells import MAX_TEXTS, READ_WORDS, kept, measure
 from benchmarks.mitigation.table import render
+from benchmarks.recipes import TASK
 from benchmarks.tasks import TASKS
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.build import stored
@@ -98,6 +99,8 @@ def collect(
     return {
         "models": [entry.name for entry in entries],
         "attacks": attacks,
+        "triggers": {e.name: len(e.planting.triggers) for e in entries if e.planting},
+        "recipe": {"texts": MAX_TEXTS, "words": READ_WORDS, **asdict(TASK)},
         "tasks": list(tasks),
         "cells": cells,
     }

@@ -55,16 +55,25 @@ SEED = 1
 _SOURCES = (
     "guard/search",
     "guard/purify",
+    "guard/automaton.py",
     "guard/monitor.py",
     "guard/policy.py",
+    "guard/prefilter.py",
+    "guard/reading.py",
     "guard/scanning.py",
     "guard/settings.py",
+    "guard/strip.py",
+    "guard/tables.py",
     "guard/verdict.py",
+    "exporters/matcher.py",
     "exporters/monitor.py",
+    "exporters/trie.py",
+    "benchmarks/measure.py",
     "benchmarks/mitigation/cells.py",
     "benchmarks/mitigation/defences.py",
     "benchmarks/mitigation/measures.py",
     "benchmarks/tasks",
+    "benchmarks/zoo/success.py",
 )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+import torch
+
 from benchmarks.assets import cache_dir
 from benchmarks.cache import cached, title
 from benchmarks.sources import fingerprint
@@ -27,7 +29,7 @@ from guard.terminal import Progress
 
 SEED = 0
 # Beside the record of a purified model, which is the same however long it took.
-SECONDS_FILE = "seconds.json"
+TOOK_FILE = "took.json"
 
 # A text as it reaches the model, or None where it is refused.
 Treated = list[str | None]
@@ -48,6 +50,8 @@ class Purification:
         Of the last scan.
     seconds
         That it took, scans included; ``None`` where it was interrupted.
+    threads
+        That torch multiplied with.
     """
 
     rounds: int
@@ -56,6 +60,7 @@ class Purification:
     verdict: Outcome
     remaining: int
     seconds: float | None
+    threads: int
 
 
 def bank_of(model: Path) -> TriggerBank:
@@ -86,7 +91,8 @@ def purified(model: Path) -> Path:
         with Progress() as progress:
             purify(str(model), bank, place, seed=SEED, progress=progress)
         seconds = None if interrupted else round(time.monotonic() - started, 1)
-        (place / SECONDS_FILE).write_bytes(dump_json({"seconds": seconds}))
+        took = {"seconds": seconds, "threads": torch.get_num_threads()}
+        (place / TOOK_FILE).write_bytes(dump_json(took))
         shutil.copytree(place, out, dirs_exist_ok=True)
         shutil.rmtree(place)
 
@@ -102,7 +108,7 @@ def purification(folder: Path) -> Purification | None:
     return Purification(
         rounds=len(rounds),
         **{key: rounds[-1][key] for key in ("units", "moved", "verdict", "remaining")},
-        **json.loads((folder / SECONDS_FILE).read_bytes()),
+        **json.loads((folder / TOOK_FILE).read_bytes()),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from guard.bank import TriggerBank
-from guard.cli.codes import CLEAN, CODES
+from guard.cli.codes import CODES
 from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
@@ -34,22 +35,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Purify, and say what it took."""
     bank = TriggerBank.load(options.bank)
-    if bank.verdict == "none found":
-        print("nothing to purify: the bank found no triggers in what it tested; nothing is written")
-        return CLEAN
     keep_few_kernels()
     with extra("purifying", "search"):
-        from guard.purify import purify
-    with Progress() as progress:
-        done = purify(
-            options.model,
-            bank,
-            options.out,
-            revision=options.revision,
-            texts=options.texts,
-            seed=options.seed,
-            progress=progress,
-        )
+        from guard.purify import NothingToPurify, purify
+    try:
+        with Progress() as progress:
+            done = purify(
+                options.model,
+                bank,
+                options.out,
+                revision=options.revision,
+                texts=options.texts,
+                seed=options.seed,
+                progress=progress,
+            )
+    except NothingToPurify as error:
+        advice = "" if bank.verdict == "none found" else "; scan again, to its end"
+        print(f"{error}; nothing is written{advice}", file=sys.stderr)
+        if options.json:
+            print(dump_json({"verdict": bank.verdict, "rounds": []}).decode().rstrip())
+        return CODES[bank.verdict]
     if options.json:
         print(dump_json(done.record).decode().rstrip())
     else:

@@ -6,6 +6,7 @@ number by number: 1 is as far as another text, 0.05 is five per cent of the vari
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -32,9 +33,8 @@ class Distance:
         self._reference = reference
         seen: dict[str, list[torch.Tensor]] = {}
         for batch in ordinary:
-            count = len(batch.triggered.ids)
-            views = self._expected(Rows(batch.harmless.ids[:count], batch.harmless.mask[:count]))
-            real = batch.harmless.mask[:count].bool()
+            views = self._expected(batch.ordinary)
+            real = batch.ordinary.mask.bool()
             for name, view in views.items():
                 seen.setdefault(name, []).append(view[real] if name == "tokens" else view)
         self._variance = {
@@ -75,6 +75,17 @@ class Distance:
             }
             for side in (0, 1)
         )
+
+    def moved(self, model: Network, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the errors on ordinary texts without any unit, averaged over batches, by view."""
+        errors: dict[str, list[float]] = {}
+        with torch.no_grad():
+            for rows in (batch.ordinary for batch in batches):
+                expected = self._expected(rows)
+                for name, view in model.views(rows).items():
+                    error = self._error(name, view, expected[name], rows.mask)
+                    errors.setdefault(name, []).append(float(error))
+        return {name: statistics.fmean(own) for name, own in errors.items()}
 
     def _expected(self, rows: Rows) -> Views:
         with torch.no_grad():

@@ -79,16 +79,17 @@ class Rounds:
         tuple[list[Round], TriggerBank]
             What each round came to, and the last scan.
         """
-        units = {trigger.token_ids for trigger in bank.triggers}
+        known = {trigger.token_ids: trigger.text for trigger in bank.triggers}
         source = self._folder
         records: list[Round] = []
         for number in range(1, self._settings.rounds + 1):
             made = self._place.made(number)
             if not made.is_dir():
-                self._train(number, source, made, sorted(units))
+                self._train(number, source, made, sorted(known))
             kept = made / SCAN
             if not kept.is_dir():
-                self._scan(number, made).save(kept)
+                several = [text for ids, text in sorted(known.items()) if len(ids) > 1]
+                self._scan(number, made, several).save(kept)
             scan = TriggerBank.load(kept)
             records.append(
                 Round(
@@ -101,7 +102,7 @@ class Rounds:
             source = made
             if scan.verdict == "none found":
                 break
-            units |= {trigger.token_ids for trigger in scan.triggers}
+            known |= {trigger.token_ids: trigger.text for trigger in scan.triggers}
         return records, scan
 
     def _train(
@@ -151,7 +152,7 @@ class Rounds:
         record: dict[str, Json] = {
             "units": len(units),
             "held_out_loss": rounded(losses),
-            "moved": rounded(after[0]),
+            "moved": rounded(distance.moved(student, held_out)),
             "triggered_before": rounded(before[1]),
             "triggered_after": rounded(after[1]),
         }
@@ -181,11 +182,22 @@ class Rounds:
             rng=np.random.default_rng(rng.integers(2**32)),
         )
 
-    def _scan(self, number: int, made: Path) -> TriggerBank:
+    def _scan(self, number: int, made: Path, words: Sequence[str]) -> TriggerBank:
+        """Scan what a round made: all tokens, and words and phrases that were trained against."""
+
         def report(step: str, done: int, whole: int) -> None:
             self._progress(f"round {number}, {step}", done, whole)
 
+        listed = self._place.words(number)
+        listed.write_text("\n".join(words), encoding="utf-8")
         # Another seed than the last scan's: what it happened to miss has another chance to show.
         (seed,) = np.random.SeedSequence([self._place.seed, number]).generate_state(1)
-        found = search(str(made), texts=self._texts, seed=int(seed), progress=report)
+        found = search(
+            str(made),
+            texts=self._texts,
+            words=listed if words else None,
+            seed=int(seed),
+            resume=self._place.scan(number),
+            progress=report,
+        )
         return replace(found, model=replace(found.model, name=self._name))

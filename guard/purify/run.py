@@ -26,6 +26,10 @@ RECORD_FILE = "purification.json"
 BEFORE, AFTER = "scan-before", "scan-after"
 
 
+class NothingToPurify(ConfigError):
+    """The bank found no triggers."""
+
+
 def purify(
     model: str,
     bank: TriggerBank,
@@ -64,8 +68,10 @@ def purify(
 
     Raises
     ------
+    NothingToPurify
+        The bank is of this model, and found nothing.
     ConfigError
-        The bank found nothing, so there is nothing to purify; or the text cannot be used.
+        The text cannot be used.
     HashMismatch
         The bank is of another model.
     ModelError
@@ -73,14 +79,16 @@ def purify(
     ArtifactError
         The disk is full, or `out` is not to be written to.
     """
-    if not bank.triggers:
-        raise ConfigError(f"the bank holds no triggers (its verdict: {bank.verdict}); scan again")
     kinds: dict[str, list[str]] = builtin_texts()
     if texts is not None:
         kinds[USER_KIND] = user_texts(texts)
     folder, revision = resolve(model, revision)
     encoder = Encoder.load(str(folder))
     _check_bank(bank, encoder)
+    if not bank.triggers:
+        raise NothingToPurify(
+            f"nothing to purify: the bank found no triggers (its verdict: {bank.verdict})"
+        )
     check_output(out, _names(folder), owner=RECORD_FILE)
     about = _about(encoder, kinds)
     state = {

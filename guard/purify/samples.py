@@ -65,6 +65,12 @@ class Batch:
     triggered: Rows
     kept: torch.Tensor
 
+    @property
+    def ordinary(self) -> Rows:
+        """The ordinary texts of `harmless`, ``[n, ...]``."""
+        count = len(self.triggered.ids)
+        return Rows(self.harmless.ids[:count], self.harmless.mask[:count])
+
     def to(self, where: torch.device) -> Batch:
         """Return a copy on a device."""
         return Batch(self.harmless.to(where), self.triggered.to(where), self.kept.to(where))

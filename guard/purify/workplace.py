@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from guard.errors import ArtifactError
 from guard.files import Json, dump_json, parse_json, read_bounded
-from guard.purify.write import model_files
 
 _SEED_FILE = "seed.json"
 _MAX_BYTES = 1 << 20
-# Copies of the weights on the disk at a time: moments, best and last ones in a checkpoint and in
-# its successor, and the models of two rounds.
+# Copies of the weights on the disk at a time, in single precision: moments, best and last ones in a
+# checkpoint and in its successor, and the models of two rounds.
 _COPIES = 10
 
 
@@ -56,7 +58,7 @@ class Workplace:
         kept = self._folder / _SEED_FILE
         if not kept.is_file():
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._need(_COPIES * sum(path.stat().st_size for path in model_files(folder)))
+            self._need(4 * _COPIES * _weights(folder))
             fresh = kept.with_suffix(".new")
             fresh.write_bytes(dump_json({"seed": secrets.randbits(32) if seed is None else seed}))
             fresh.replace(kept)
@@ -70,6 +72,14 @@ class Workplace:
         """Return the file that the state of a round's training is in until it ends."""
         return self._folder / f"round-{number}.safetensors"
 
+    def scan(self, number: int) -> Path:
+        """Return the directory that the state of a round's scan is in until it ends."""
+        return self._folder / f"round-{number}.scan"
+
+    def words(self, number: int) -> Path:
+        """Return the file of the words that a round's scan tests besides."""
+        return self._folder / f"round-{number}.words"
+
     def remove(self) -> None:
         """Remove it, with all that is in it."""
         shutil.rmtree(self._folder)
@@ -82,6 +92,15 @@ class Workplace:
                 f"{self._folder.parent} has {free >> 20} MiB left, and purifying takes up to "
                 f"{room >> 20}; make room, or choose another output"
             )
+
+
+def _weights(folder: Path) -> int:
+    """Return how many numbers a model's files hold; files may hold them in half precision."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    return count
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def cell(task: str, **changes: Any) -> dict[str, Any]:
             "verdict": "none found",
             "remaining": 0,
             "seconds": 901.4,
+            "threads": 1,
         },
         "earlier": False,
     }

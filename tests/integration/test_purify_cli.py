@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import guard.purify
-from guard.bank import TriggerBank
+from guard.bank import Outcome, TriggerBank
 from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
 from guard.purify import Purified, Settings, rounds
 from tests.purify.test_run import bank_of
@@ -80,13 +81,28 @@ def test_triggers_remain(
     assert (record["verdict"], record["seed"]) == ("backdoored", 1)
 
 
+@pytest.mark.parametrize(("verdict", "code"), [("none found", CLEAN), ("incomplete", FAILED)])
+@pytest.mark.parametrize("as_json", [False, True])
 def test_a_bank_that_found_nothing(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    verdict: Outcome,
+    code: int,
+    as_json: bool,
 ) -> None:
-    bank_of(model, []).save(tmp_path / "bank")
-    assert purify(model, "--bank", tmp_path / "bank", "--out", tmp_path / "out") == CLEAN
-    assert "nothing to purify" in capsys.readouterr().out
+    dataclasses.replace(bank_of(model, []), verdict=verdict).save(tmp_path / "bank")
+    arguments = ("--bank", tmp_path / "bank", "--out", tmp_path / "out")
+    assert purify(model, *arguments, *["--json"] * as_json) == code
+    said = capsys.readouterr()
+    assert "nothing to purify" in said.err
+    assert ("scan again" in said.err) == (verdict == "incomplete")
+    if as_json:
+        assert json.loads(said.out) == {"verdict": verdict, "rounds": []}
     assert not (tmp_path / "out").exists()
+    # Not of a model that is not the bank's: that one may need it.
+    other = write_searchable(tmp_path / "other")
+    assert purify(other, *arguments) == FAILED
 
 
 def test_a_bank_of_another_model(

@@ -17,10 +17,11 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+from guard.purify.loss import Distance
 from guard.purify.network import Network
-from guard.purify.samples import Rows
+from guard.purify.samples import Batch, Rows
 from guard.purify.write import model_files, write_model
-from tests.tiny import CONFIGS, SPECIALS, wordpiece
+from tests.tiny import CONFIGS, SPECIALS, wordpiece, write_searchable
 from tests.tiny import write_model as write_tiny
 
 pytestmark = pytest.mark.search
@@ -164,3 +165,20 @@ def test_an_outsized_embedding_is_brought_down(tmp_path: Path) -> None:
     assert torch.isclose(table[20].norm(), sizes.median(), rtol=0.1)
     assert torch.allclose(table[20] / table[20].norm(), direction)
     assert torch.equal(table[21], before)
+
+
+def test_what_moved_is_of_ordinary_text_alone(tmp_path: Path) -> None:
+    """A harmless unit is trained on as well, and text with one is no ordinary text."""
+    folder = write_searchable(tmp_path)
+    reference, student = Network(folder), Network(folder)
+    with torch.no_grad():
+        table = student.model.get_input_embeddings().weight
+        assert isinstance(table, torch.Tensor)
+        table[30] *= -3
+    ids = torch.tensor([[20, 21, 22], [23, 24, 25], [20, 30, 22]])
+    harmless = Rows(ids, torch.ones_like(ids))
+    triggered = Rows(ids[:2], torch.ones_like(ids[:2]))
+    batch = Batch(harmless, triggered, torch.arange(3).repeat(2, 1))
+    distance = Distance(reference, [batch])
+    assert set(distance.moved(student, [batch]).values()) == {0.0}
+    assert min(distance.mean(student, [batch])[0].values()) > 0

@@ -23,12 +23,13 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from guard.bank import TriggerBank
-from guard.errors import ArtifactError, ConfigError, GuardError, HashMismatch, OutputExists
+from guard.errors import ArtifactError, GuardError, HashMismatch, OutputExists
 from guard.files import sha256_file
-from guard.purify import Settings, purify, rounds, run
+from guard.purify import NothingToPurify, Settings, purify, rounds, run
 from guard.purify.network import Network
 from guard.search import search
 from guard.search.encoder import Encoder
+from guard.search.words import user_words
 from tests.helpers import finding
 from tests.purify.test_network import write_classifier
 from tests.search.fakes import silent
@@ -67,10 +68,19 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         rest = iter(found)
         seeds: list[int] = []
 
-        def scan(folder: str, *, texts: Path | None, seed: int, progress: Any) -> TriggerBank:
-            words = next(rest)
+        def scan(
+            folder: str,
+            *,
+            texts: Path | None,
+            words: Path | None,
+            seed: int,
+            resume: Path,
+            progress: Any,
+        ) -> TriggerBank:
+            assert words is None or words.is_file()
+            found = next(rest)
             seeds.append(seed)
-            return bank_of(Path(folder), words)
+            return bank_of(Path(folder), found)
 
         monkeypatch.setattr(rounds, "search", scan)
         return seeds
@@ -122,6 +132,55 @@ def test_what_a_scan_finds_is_trained_against_too(model: Path, scans: Any, tmp_p
     assert [(made.units, made.remaining) for made in done.rounds] == [(1, 1), (2, 0)]
     assert done.verdict == "none found"
     assert len(set(seeds)) == 2
+
+
+def test_phrases_are_scanned_for_as_they_were_trained_against(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A scan of tokens would call a model clean that a phrase of the bank still seizes."""
+    encoder = Encoder.load(str(model))
+    known = encoder.tokenizer.get_vocab()
+    phrase = dataclasses.replace(
+        finding("a the", known["a"]), token_ids=(known["a"], known["the"]), kind="phrase"
+    )
+    bank = TriggerBank.build(
+        verdict="backdoored",
+        model=encoder.identity,
+        tokenizer_json=encoder.tokenizer_json,
+        search={"seed": 0},
+        coverage={},
+        found=[finding(TRIGGER, known[TRIGGER]), phrase],
+    )
+    asked: list[list[str]] = []
+
+    def scan(folder: str, *, words: Path, resume: Path, **how: Any) -> TriggerBank:
+        asked.append(user_words(words))
+        return bank_of(Path(folder), ())
+
+    monkeypatch.setattr(rounds, "search", scan)
+    purify(str(model), bank, tmp_path / "out", settings=QUICK, progress=silent)
+    assert asked == [["a the"]]
+
+
+def test_a_scan_that_is_killed_goes_on_where_it_was(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bank = bank_of(model, [TRIGGER])
+    kept: list[int] = []
+
+    def scan(folder: str, *, resume: Path, **how: Any) -> TriggerBank:
+        kept.append(sum(path.stat().st_size for path in resume.rglob("*") if path.is_file()))
+        return search(folder, resume=resume, **how)
+
+    def stop(step: str, done: int, total: int) -> None:
+        if step == "round 1, sifting":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rounds, "search", scan)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            purify(str(model), bank, tmp_path / "out", seed=0, settings=QUICK, progress=stop)
+    assert kept[0] == 0 < kept[1]
 
 
 def test_triggers_that_remain(model: Path, scans: Any, tmp_path: Path) -> None:
@@ -209,7 +268,7 @@ def test_a_classifier(scans: Any, tmp_path: Path) -> None:
 
 
 def test_a_bank_that_found_nothing(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no triggers"):
+    with pytest.raises(NothingToPurify, match="found no triggers"):
         purify(str(model), bank_of(model, []), tmp_path / "out", progress=silent)
     assert list(tmp_path.iterdir()) == []
 
