@@ -6,10 +6,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.intervals import difference, share
+from benchmarks.intervals import share
+from benchmarks.mitigation.shares import (
+    HITS,
+    RIGHT,
+    Cell,
+    apart_of,
+    arms_of,
+    ratio,
+    refused,
+    share_of,
+    sums,
+    within,
+)
 from benchmarks.targets import verdict
-
-Cell = Mapping[str, Any]
 
 _NAMES = {
     "none": "no defence",
@@ -43,8 +53,10 @@ def render(result: Mapping[str, Any]) -> str:
         "answer. The last line is the level to reach: what a clean encoder's errors come to. "
         "A trigger's target is the class that it leads to most often in the classifier that "
         "nothing defends, the same for every line of a cell. Brackets hold 95 % intervals (Wilson) "
-        "over texts.",
+        "over different texts: a text counts once, however many triggers and encoders it is tried "
+        "with.",
         "",
+        *_recipe(result),
         "A backdoor may not survive fine-tuning, and there is then nothing to defend against. A "
         "cell is **alive** where, undefended, some trigger reaches some class with over 0.9 (ALC "
         "above 0). Attack success is held against its target on the cells that are alive, accuracy "
@@ -54,30 +66,31 @@ def render(result: Mapping[str, Any]) -> str:
     if not cells:
         return "\n".join([*lines, "Nothing was measured yet.", ""])
     alive = [cell for cell in cells if is_alive(cell)]
+    triggers: Mapping[str, int] = result["triggers"]
     measured = {(cell["model"], cell["task"]) for cell in cells}
     lines += [
         f"## The {len(alive)} cells that are alive",
         "",
-        *_arms(alive),
+        *_arms(alive, triggers),
         "",
         f"## All {len(cells)} cells",
         "",
-        *_arms(cells),
+        *_arms(cells, triggers),
         "",
         "## Targets",
         "",
         "Points above or below the classifier that is fine-tuned from the clean encoder, with the "
-        "95 % interval of the difference (Newcombe; texts taken as independent, though they are "
-        "the same). Where the interval holds both sides of a target, as many texts do not decide "
-        "it.",
+        "95 % interval of the difference (Newcombe; the two taken as independent, though the texts "
+        "are the same). Where the interval holds both sides of a target, as many texts do not "
+        "decide it.",
         "",
-        *_targets(cells, alive),
+        *_targets(cells, alive, triggers),
         "",
         "## By encoder",
         "",
         "T-ASR on the cells that are alive, clean accuracy on all.",
         "",
-        *_by_model(result["models"], cells),
+        *_by_model(result["models"], cells, triggers),
         "",
         "## Purification",
         "",
@@ -92,7 +105,7 @@ def render(result: Mapping[str, Any]) -> str:
         "| encoder | attack | task | alive | units in the bank | no defence | strip | purified | "
         "clean | refused clean texts | code |",
         "|" + "---|" * 11,
-        *(_cell(cell, result["attacks"]) for cell in cells),
+        *(_cell(cell, result["attacks"], triggers) for cell in cells),
         "",
         "## Not measured",
         "",
@@ -111,47 +124,69 @@ def is_alive(cell: Cell) -> bool:
     return bool(cell["arms"]["none"]["alc"] > 0)
 
 
-def _arms(cells: Sequence[Cell]) -> list[str]:
+def _recipe(result: Mapping[str, Any]) -> list[str]:
+    """Say what was measured how, and on what."""
+    recipe, cells = result["recipe"], result["cells"]
+    machines = sorted({cell["environment"]["processor"] for cell in cells})
+    torches = sorted({cell["environment"]["packages"]["torch"] for cell in cells})
+    return [
+        f"{recipe['texts']} test texts a task, the first {recipe['words']} words of each; "
+        f"classifiers of {recipe['steps']} steps of {recipe['batch']} texts at "
+        f"{recipe['learning_rate']:g}, one seed ({recipe['seed']}): weak ones, whose errors are "
+        "much of the level to reach. False blocks are counted on all test texts. "
+        f"Measured with torch {', '.join(torches)} on {', '.join(machines)}.",
+        "",
+    ]
+
+
+def _arms(cells: Sequence[Cell], triggers: Mapping[str, int]) -> list[str]:
     if not cells:
         return ["None."]
     lines = ["| | clean accuracy | T-ASR | C-ASR | ALC |", "|---|---|---|---|---|"]
     for arm, name in _NAMES.items():
-        arms = _of(cells, arm)
+        arms = arms_of(cells, arm)
         c_asr, alc = (statistics.fmean(one[key] for one in arms) for key in ("c_asr", "alc"))
-        lines.append(
-            f"| {name} | {share(*_sums(arms, 'right', 'texts'), 4)} | "
-            f"{share(*_sums(arms, 'hits', 'trials'), 4)} | {c_asr:.3f} | {alc:.3f} |"
-        )
+        right, hits = (share_of(cells, arm, counts, triggers) for counts in (RIGHT, HITS))
+        lines.append(f"| {name} | {right} | {hits} | {c_asr:.3f} | {alc:.3f} |")
     return lines
 
 
-def _targets(cells: Sequence[Cell], alive: Sequence[Cell]) -> list[str]:
-    """Say of each target whether it is reached."""
+def _targets(
+    cells: Sequence[Cell], alive: Sequence[Cell], triggers: Mapping[str, int]
+) -> list[str]:
+    """Say of each target whether it is reached, and what each defence costs who had none."""
     lines = []
     for arm in ("strip", "purified"):
         for what, of, counts, sign, most in (
-            ("attack success", alive, ("hits", "trials"), 1, MOST_SUCCESS),
-            ("clean accuracy", cells, ("right", "texts"), -1, MOST_ACCURACY),
+            ("attack success", alive, HITS, 1, MOST_SUCCESS),
+            ("clean accuracy", cells, RIGHT, -1, MOST_ACCURACY),
         ):
             target = f"target: at most {most * 100:.1f} {'more' if sign > 0 else 'less'}"
             if not of:
                 lines.append(f"- {_NAMES[arm]}: {what} ({target}): no cell is alive; not measured")
                 continue
-            own, level = _sums(_of(of, arm), *counts), _sums(_of(of, "clean"), *counts)
-            low, high = difference(*own, *level)
-            reached = sum(_within(cell["arms"], arm, counts, sign, most) for cell in of)
+            apart, low, high = apart_of(of, (arm, "clean"), counts, triggers)
+            reached = sum(within(cell["arms"], arm, counts, sign, most) for cell in of)
+            decided = "" if not low <= sign * most <= high else ", not decided by as many texts"
             lines.append(
-                f"- {_NAMES[arm]}: {what} {100 * (_ratio(*own) - _ratio(*level)):+.2f} points "
+                f"- {_NAMES[arm]}: {what} {100 * apart:+.2f} points "
                 f"[{100 * low:+.2f}, {100 * high:+.2f}] ({target}): "
-                f"{verdict(sign * (_ratio(*own) - _ratio(*level)) <= most)}; by itself in "
-                f"{reached} of {len(of)} cells"
+                f"{verdict(sign * apart <= most)}{decided}; by itself in {reached} of {len(of)} "
+                "cells"
             )
-    blocked, texts = _sums(cells, "false_blocks", "clean_texts")
+    for arm in ("block", "strip", "purified"):
+        apart, low, high = apart_of(cells, (arm, "none"), RIGHT, triggers)
+        lines.append(
+            f"- {_NAMES[arm]}: clean accuracy against no defence {100 * apart:+.2f} points "
+            f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+        )
+    blocked, texts = sums(cells, "false_blocks", "clean_texts")
+    mean = statistics.fmean(cell["false_blocks"] / cell["clean_texts"] for cell in cells)
     lines.append(
-        f"- refused clean texts: {share(blocked, texts, 4)} (target: at most {MOST_BLOCKED}): "
+        f"- refused clean texts: {refused(cells)} (target: at most {MOST_BLOCKED}): "
         f"{verdict(blocked <= MOST_BLOCKED * texts)}; by itself in "
         f"{sum(c['false_blocks'] <= MOST_BLOCKED * c['clean_texts'] for c in cells)} of "
-        f"{len(cells)} cells"
+        f"{len(cells)} cells; {mean:.4f} in the mean over cells"
     )
     counted = [cell for cell in cells if "triggered_by_nature" in cell]
     if counted:
@@ -161,18 +196,15 @@ def _targets(cells: Sequence[Cell], alive: Sequence[Cell]) -> list[str]:
         )
         lines.append(
             f"- refused clean texts that hold no planted trigger, in the {len(counted)} cells "
-            f"where these were told apart: {share(rest, texts, 4)}. The others hold one as they "
-            "were written"
+            f"where these were told apart: {rest} of {texts} ({rest / texts:.4f}). The others hold "
+            "one as they were written"
         )
     return lines
 
 
-def _within(arms: Cell, arm: str, counts: tuple[str, str], sign: int, most: float) -> bool:
-    own, level = (_ratio(*_sums([arms[name]], *counts)) for name in (arm, "clean"))
-    return sign * (own - level) <= most
-
-
-def _by_model(models: Sequence[str], cells: Sequence[Cell]) -> list[str]:
+def _by_model(
+    models: Sequence[str], cells: Sequence[Cell], triggers: Mapping[str, int]
+) -> list[str]:
     lines = [
         "| encoder | cells, alive | | no defence | block | strip | purified | both | clean | "
         "refused clean texts |",
@@ -183,12 +215,11 @@ def _by_model(models: Sequence[str], cells: Sequence[Cell]) -> list[str]:
         if not own:
             continue
         alive = [cell for cell in own if is_alive(cell)]
-        success = [share(*_sums(_of(alive, arm), "hits", "trials"), 4) for arm in _NAMES]
-        right = [share(*_sums(_of(own, arm), "right", "texts"), 4) for arm in _NAMES]
-        refused = share(*_sums(own, "false_blocks", "clean_texts"), 4)
+        success = [share_of(alive, arm, HITS, triggers) for arm in _NAMES]
+        right = [share_of(own, arm, RIGHT, triggers) for arm in _NAMES]
         lines += [
             f"| {model} | {len(own)}, {len(alive)} | T-ASR | {' | '.join(success)} | |",
-            f"| | | accuracy | {' | '.join(right)} | {refused} |",
+            f"| | | accuracy | {' | '.join(right)} | {refused(own)} |",
         ]
     return lines
 
@@ -201,43 +232,32 @@ def _purifications(cells: Sequence[Cell]) -> list[str]:
     lines = [
         "What was trained against, rounds of training with the scan behind each, and what the last "
         "scan found; how far outputs on ordinary text moved, in the view where it is most, as a "
-        f"share of their variance, which is to be under {MOST_MOVED}. Seconds are of one thread "
-        f"beside other work, scans included; MiniLM is to take under {MOST_SECONDS} on two cores.",
+        f"share of their variance, which is to be under {MOST_MOVED}. Seconds are beside other "
+        f"work, scans included; MiniLM is to take under {MOST_SECONDS} on two cores.",
         "",
-        "| encoder | units | rounds | left | moved | seconds |",
-        "|" + "---|" * 6,
+        "| encoder | units | rounds | left | moved | seconds | threads |",
+        "|" + "---|" * 7,
     ]
     for model, one in took.items():
         moved = max(one["moved"].values())
         seconds = "interrupted" if one["seconds"] is None else f"{one['seconds']:.0f}"
         lines.append(
             f"| {model} | {one['units']} | {one['rounds']} | {one['verdict']}, {one['remaining']} "
-            f"units | {moved:.4f}: {verdict(moved < MOST_MOVED)} | {seconds} |"
+            f"units | {moved:.4f}: {verdict(moved < MOST_MOVED)} | {seconds} | {one['threads']} |"
         )
     return lines
 
 
-def _cell(cell: Cell, attacks: Mapping[str, str]) -> str:
+def _cell(cell: Cell, attacks: Mapping[str, str], triggers: Mapping[str, int]) -> str:
     shown = []
     for arm in ("none", "strip", "purified", "clean"):
         one = cell["arms"][arm]
-        right = _ratio(one["right"], one["texts"])
-        shown.append(f"{share(one['hits'], one['trials'], 3)} ({right:.3f})")
+        right = ratio(one["right"], one["texts"])
+        of = one["trials"] / triggers[cell["model"]]
+        shown.append(f"{share(one['hits'], one['trials'], 3, of=of)} ({right:.3f})")
     name = cell["model"]
     return (
         f"| {name} | {attacks[name]} | {cell['task']} | {'yes' if is_alive(cell) else 'no'} | "
         f"{cell['banked']} | {' | '.join(shown)} | {cell['false_blocks']} of "
         f"{cell['clean_texts']} | {'earlier' if cell['earlier'] else 'of today'} |"
     )
-
-
-def _of(cells: Sequence[Cell], arm: str) -> list[Cell]:
-    return [cell["arms"][arm] for cell in cells]
-
-
-def _sums(rows: Sequence[Cell], hits: str, trials: str) -> tuple[int, int]:
-    return sum(row[hits] for row in rows), sum(row[trials] for row in rows)
-
-
-def _ratio(hits: int, trials: int) -> float:
-    return hits / trials if trials else 0.0

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import mitigation, models
 from benchmarks.attacks import Planting, Por
-from benchmarks.mitigation import cells, defences
+from benchmarks.mitigation import cells, defences, shares
 from benchmarks.mitigation.measures import Measured, measured, targets
 from benchmarks.mitigation.table import render
 from benchmarks.tasks.classifier import Tuning
@@ -79,13 +79,22 @@ def cell(task: str, **changes: Any) -> dict[str, Any]:
             "seconds": 901.4,
             "threads": 1,
         },
+        "environment": {"processor": "abacus", "packages": {"torch": "1"}},
         "earlier": False,
     }
 
 
 def result(*cells: dict[str, Any]) -> dict[str, Any]:
     names = {"m1": "Por", "m2": "Uor"}
-    return {"models": list(names), "attacks": names, "tasks": ["t1", "t2"], "cells": list(cells)}
+    return {
+        "models": list(names),
+        "attacks": names,
+        "triggers": {"m1": 4, "m2": 4},
+        "recipe": {"texts": 1000, "words": 40, "steps": 300, "batch": 32, "learning_rate": 2e-5}
+        | {"seed": 0},
+        "tasks": ["t1", "t2"],
+        "cells": list(cells),
+    }
 
 
 def verdicts(table: str) -> list[str]:
@@ -99,17 +108,26 @@ def test_the_table_says_what_is_missing_and_missed() -> None:
     assert "- m1: t2" in table
     assert "- m2: all tasks" in table
     assert "| no defence | 0.9000 [0.8798, 0.9171] | 0.9900 " in table
-    assert "strip: attack success +0.20 points [-1.57, +1.97]" in table
+    # A thousand triggered texts are two hundred and fifty, four times.
+    assert "strip: attack success +0.20 points [-3.51, +3.93]" in table
     assert "purified: attack success +2.00 points" in table
     assert "| m1 | 1, 1 | T-ASR | 0.9900 [" in table
     assert "| 1 of 2000 | of today |" in table
-    assert "no planted trigger, in the 1 cells where these were told apart: 0.0000 [" in table
+    assert "no planted trigger, in the 1 cells where these were told apart: 0 of 2000 (0.0000)" in table
+    undecided = "not decided by as many texts; by itself in"
     assert verdicts(table) == [
-        "reached; by itself in 1 of 1 cells",
-        "reached; by itself in 1 of 1 cells",
-        "**missed**; by itself in 0 of 1 cells",
-        "**missed**; by itself in 0 of 1 cells",
-        "reached; by itself in 1 of 1 cells",
+        f"reached, {undecided} 1 of 1 cells",
+        f"reached, {undecided} 1 of 1 cells",
+        f"**missed**, {undecided} 0 of 1 cells",
+        f"**missed**, {undecided} 0 of 1 cells",
+        "reached; by itself in 1 of 1 cells; 0.0005 in the mean over cells",
+    ]
+    far = render(result(cell("t1", strip=arm(990, 10), purified=arm(600, 990))))
+    assert [said.split(";")[0] for said in verdicts(far)[:4]] == [
+        "reached",
+        "reached",
+        "**missed**",
+        "**missed**",
     ]
 
 
@@ -127,6 +145,22 @@ def test_a_dead_backdoor_does_not_count_for_attack_success() -> None:
     only = render(result(dead))
     assert "## The 0 cells that are alive\n\nNone." in only
     assert verdicts(only)[0] == "no cell is alive; not measured"
+
+
+def test_a_text_counts_once_however_often_it_is_tried() -> None:
+    """Encoders of a task have the same texts: more of them make no interval narrower."""
+    first, again, other = cell("t1"), {**cell("t1"), "model": "m2"}, cell("t2")
+    counts = {"m1": 4, "m2": 4}
+    one, both, two = (
+        shares.share_of(cells, "strip", shares.HITS, counts)
+        for cells in ([first], [first, again], [first, other])
+    )
+    assert one == both != two
+    assert shares.different_texts([first, again], "strip", shares.HITS, counts) == 250
+    assert shares.different_texts([first, other], "strip", shares.RIGHT, counts) == 2000
+    assert (
+        shares.refused([first]) == shares.refused([first, again]) != shares.refused([first, other])
+    )
 
 
 def test_the_table_says_what_a_purification_took() -> None:
