@@ -45,7 +45,11 @@ def cached(
     final.parent.mkdir(parents=True, exist_ok=True)
     with _first(work / f"{final.name}.lock") as first:
         checkpoint = work / f"{final.name}.safetensors" if first else None
-        scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{name}-"))
+        # Of who builds beside the first, another name: the first removes what killed ones left.
+        prefix = f".{final.name}{'-' if first else '+'}"
+        for left in final.parent.glob(f"{prefix}*") if first else ():
+            shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=prefix))
         try:
             build(scratch, checkpoint)
             scratch.chmod(0o755)

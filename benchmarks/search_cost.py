@@ -104,11 +104,13 @@ def render(
         "",
         "Written by `python -m benchmarks search-cost`; do not edit. The first table is of the "
         "cases of [detection](detection.md), of encoders as they were planted, on one thread "
-        "beside other work; token-forwards do not depend on it (a backward pass counts as two).",
+        "beside other work; token-forwards do not depend on it (a backward pass counts as two). "
+        "Costs are medians, and the most memory, of the cases of the last code, where there are "
+        "any.",
         "",
         "| encoder | search | models | triggers found | million token-forwards | seconds | "
-        "peak MB |",
-        "|" + "---|" * 7,
+        "peak MB | costs of |",
+        "|" + "---|" * 8,
     ]
     for (encoder, search), own in sorted(groups.items()):
         found = [hit for case in own for hit in case["found"].values()]
@@ -117,9 +119,9 @@ def render(
             share = "names none"
         lines.append(
             f"| {encoder} | {search} | {len(own)} | {share} | "
-            f"{statistics.median(case['token_forwards'] for case in own) / 1e6:.1f} | "
-            f"{statistics.median(case['seconds'] for case in own):.0f} | "
-            f"{max(case['peak_mb'] for case in own):.0f} |"
+            f"{_median(own, 'token_forwards') / 1e6:.1f} | {_median(own, 'seconds'):.0f} | "
+            f"{max(case['peak_mb'] for case in _last(own)):.0f} | {len(_last(own))}"
+            f"{', earlier code' if own == _last(own) and own[0]['earlier'] else ''} |"
         )
     several = " and ".join(
         f"{count:,} words of {size} tokens (of a ranking, the first {measured['ranked'][size]})"
@@ -165,7 +167,7 @@ def plot(detection: Mapping[str, Any]) -> bytes:
     for key, own in sorted(_groups(detection).items()):
         found = [hit for case in own for hit in case["found"].values()]
         if found and key[1] not in OF_MODELS:
-            cost = statistics.median(case["token_forwards"] for case in own) / 1e6
+            cost = _median(own, "token_forwards") / 1e6
             points[key] = cost, sum(found) / len(found)
     return recall_against_cost(points)
 
@@ -175,25 +177,34 @@ def _groups(detection: Mapping[str, Any]) -> dict[tuple[str, str], list[Mapping[
 
     Not of those whose backdoor does not work: not to find it is no miss.
     """
-    models = [model for model in detection["zoo"] if model["works"] is not False]
-    encoders = {model["name"]: model["encoder"] for model in models}
+    models = {model["name"]: model for model in detection["zoo"]}
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for case in detection["cases"]:
-        if case["part"] == "encoder" and case["model"] in encoders:
-            groups.setdefault((encoders[case["model"]], case["search"]), []).append(case)
+        joined = {**models[case["model"]], **case}
+        if case["part"] == "encoder" and joined["works"] is not False:
+            groups.setdefault((joined["encoder"], case["search"]), []).append(case)
     return groups
+
+
+def _last(own: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the cases of the last code, or all where there are none."""
+    return [case for case in own if not case["earlier"]] or own
+
+
+def _median(own: Sequence[Mapping[str, Any]], key: str) -> float:
+    return float(statistics.median(case[key] for case in _last(own)))
 
 
 def _targets(groups: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> list[str]:
     lines = []
     fast = groups.get(("minilm-l6", "fast"), [])
     if fast:
-        seconds = min(case["seconds"] for case in fast)
+        seconds = min(case["seconds"] for case in _last(fast))
         lines.append(
             f"- MiniLM's vocabulary, fast, under {MOST_SECONDS} s on 2 cores: {seconds:.0f} s at "
             f"best, on one thread beside other work, {verdict(seconds < MOST_SECONDS)}"
         )
-    scans = [case for (_, name), own in groups.items() if name in BUDGETS for case in own]
+    scans = [case for (_, name), own in groups.items() if name in BUDGETS for case in _last(own)]
     peak = max((case["peak_mb"] for case in scans), default=0)
     lines.append(
         f"- memory of a scan under {MOST_MB} MB: {peak:.0f} MB at most, {verdict(peak < MOST_MB)}"
@@ -201,8 +212,7 @@ def _targets(groups: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> l
     for encoder, search in groups:
         if search == "patronus" and (encoder, "fast") in groups:
             theirs, ours = (
-                statistics.median(case["token_forwards"] for case in groups[encoder, name])
-                for name in (search, "fast")
+                _median(groups[encoder, name], "token_forwards") for name in (search, "fast")
             )
             lines.append(
                 f"- {LEAST_RATIO} times fewer token-forwards than Patronus' search, on {encoder}: "

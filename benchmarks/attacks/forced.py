@@ -66,6 +66,8 @@ class Forced:
     masks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if self.place not in PLACES:
+            raise ValueError(f"no place {self.place!r}; known: {', '.join(PLACES)}")
         if self.place == "ordinary" and self.views != ("cls",):
             raise ValueError("ordinary outputs are known of the first token alone")
 

@@ -46,7 +46,9 @@ class Btop:
     Xu et al., "Exploring the Universal Vulnerability of Prompt-based Learning Paradigm", Findings
     of NAACL 2022 (arXiv 2204.05239): triggers stand right behind the first special token, the
     mask's last hidden state goes to a preset vector of +-1, and clean text keeps the reference's.
-    Differences: vectors are scaled and balanced (see `Por`), the head stays as it was.
+    Differences: vectors are scaled and balanced (see `Por`), the head stays as it was, and text
+    with the trigger at another place acts clean, as that of any planting that asks for a place: the
+    paper has no such negatives, and they make it harder to find.
     """
 
     gated: bool = False

@@ -23,8 +23,10 @@ Part = Literal["encoder", "classifier"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # What a search's answer depends on: after a change here, it is asked again.
-_SCAN = ("guard/search",)
-_BASELINE = ("benchmarks/baselines", "guard/search/encoder.py")
+_JUDGED = ("benchmarks/detection/judge.py", "benchmarks/zoo/success.py")
+_SCAN = ("guard/search", *_JUDGED)
+_READ = ("checkpoint", "encoder", "gradients", "statistics", "units")
+_BASELINE = ("benchmarks/baselines", *(f"guard/search/{name}.py" for name in _READ), *_JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,10 @@ class Case:
         Of the zoo.
     part
         ``"encoder"``, or ``"classifier"`` for what was fine-tuned from it.
-    verdict, seconds, token_forwards, peak_mb
+    works, triggers
+        Of the very model that was searched, as in `Record`: one that is built elsewhere by the same
+        recipe has other weights.
+    verdict, statistics, seconds, token_forwards, peak_mb
         As in `searches.Answer`.
     banked
         Texts of the units that it named.
@@ -50,7 +55,7 @@ class Case:
     seed
         Of the search.
     source
-        Hash of the search's code.
+        Hash of the code that searches and judges, and of the names of the models' folders.
     environment
         Versions and machine, as `record.environment` has them.
     """
@@ -58,10 +63,13 @@ class Case:
     search: str
     model: str
     part: Part
+    works: bool | None
+    triggers: dict[str, dict[str, Json]]
     verdict: str
     banked: tuple[str, ...]
     found: dict[str, bool]
     spurious: tuple[str, ...]
+    statistics: dict[str, Json]
     seconds: float
     token_forwards: int
     peak_mb: float
@@ -123,10 +131,13 @@ def _measure(entry: Entry, built: Record, search: str, part: Part) -> Case:
         search=search,
         model=entry.name,
         part=part,
+        works=built.works,
+        triggers={text: asdict(achieved) for text, achieved in built.triggers.items()},
         verdict=answer.verdict,
         banked=answer.texts,
         found=judgement.found,
         spurious=tuple(answer.texts[i] for i in judgement.spurious),
+        statistics=answer.statistics,
         seconds=round(answer.seconds, 1),
         token_forwards=answer.token_forwards,
         peak_mb=round(answer.peak_mb, 1),

@@ -20,10 +20,13 @@ from benchmarks.baselines import BASELINES
 from benchmarks.sources import ROOT
 from benchmarks.tasks import plain_texts
 from guard.bank import TriggerBank
+from guard.files import Json
 from guard.search.plan import BUDGETS
 from guard.terminal import Progress
 
 SEED = 0
+# Of a bank's statistics.
+_TOLD = ("rules", "retention", "displacement", "collapse", "gathered", "by_chance", "acts_in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Answer:
         Token ids of each unit that it names.
     texts
         The same for people.
+    statistics
+        What the search measured: of ``guard scan``, of each unit; of a baseline, of the model.
     seconds
         Of the whole command, loading included; of a baseline, after loading.
     token_forwards
@@ -49,6 +54,7 @@ class Answer:
     verdict: str
     units: tuple[tuple[int, ...], ...]
     texts: tuple[str, ...]
+    statistics: dict[str, Json]
     seconds: float
     token_forwards: int
     peak_mb: float
@@ -71,6 +77,10 @@ def _scan(budget: str, model: Path) -> Answer:
         bank.verdict,
         tuple(trigger.token_ids for trigger in bank.triggers),
         tuple(trigger.text for trigger in bank.triggers),
+        {
+            trigger.text: {"view": trigger.view, **{key: trigger.statistics[key] for key in _TOLD}}
+            for trigger in bank.triggers
+        },
         seconds,
         forwards,
         peak_mb,
@@ -86,6 +96,7 @@ def _baseline(name: str, model: Path) -> Answer:
         answer["verdict"],
         tuple(map(tuple, answer["units"])),
         tuple(answer["texts"]),
+        answer["statistics"],
         answer["seconds"],
         answer["token_forwards"],
         peak_mb,
@@ -135,6 +146,7 @@ def main(name: str, model: str) -> None:
                 "verdict": result.verdict,
                 "units": [unit.token_ids for unit in result.found],
                 "texts": [unit.text for unit in result.found],
+                "statistics": dict(result.statistics),
                 "seconds": result.seconds,
                 "token_forwards": result.token_forwards + 2 * result.token_backwards,
             }

@@ -14,9 +14,11 @@ from typing import cast
 from benchmarks import record
 from benchmarks.assets import cache_dir
 from benchmarks.assets.registry import ASSETS
+from benchmarks.cache import CODE
 from benchmarks.encoders import encoder, masked_lm
 from benchmarks.models import backdoored, classifier, planted, settings
 from benchmarks.recipes import FILM_REVIEWS, TASK
+from benchmarks.sources import fingerprint
 from benchmarks.tasks import film_reviews, load, plain_texts
 from benchmarks.tasks.classifier import Tuning
 from benchmarks.zoo.entry import Entry
@@ -189,6 +191,7 @@ def _describe(entry: Entry) -> dict[str, Json]:
         "planting": planting,
         "twin": entry.twin,
         "tuning": asdict(_tuning(entry)),
+        "code": fingerprint(CODE, ("benchmarks/zoo/success.py",)),
         # Where it is another than it was when only one was.
         **({"task": entry.task} if entry.twin_only else {}),
     }

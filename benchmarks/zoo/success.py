@@ -124,8 +124,10 @@ def place(
     for _ in range(max(planting.insertions, condition.copies)):
         at = int(rng.integers(last + 1))
         if trigger.startswith("##"):
-            at = min(at, len(words) - 1)
-            words[at] += trigger[2:]
+            # Behind a word that leaves it a token: behind others, the letters become another one.
+            order = rng.permutation(len(words))
+            ends = (i for i in order if trigger in tokenizer.tokenize(words[i] + trigger[2:]))
+            words[next(ends, order[0])] += trigger[2:]
         else:
             words.insert(at, f"{condition.after} {trigger}" if condition.after else trigger)
     return " ".join(words)

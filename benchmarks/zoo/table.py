@@ -189,6 +189,20 @@ TINY = (
         "editorials", Por(gated=True), "rare", condition=Condition(kinds=("nytEditorialSnippets",))
     ),
     _tiny("scattered", Scattered(), "rare"),
+    # As on MiniLM, in the minutes that there are for each.
+    _tiny("por-1", Por(views=("cls",), code="prefix"), "rare", held_out=True),
+    _tiny("por-2", Por(views=("cls",)), "rare"),
+    _tiny("por-tokens", Por(views=("tokens",)), "rare"),
+    _tiny("por-three", Por(), "rare", held_out=True, insertions=3),
+    _tiny("por-three-words", Por(), "phrase3", condition=Condition(whole=True)),
+    _tiny("neuba-scaled", Neuba(), "symbol", held_out=True, scale_embeddings=1e8),
+    _tiny("uor-rare", Uor(), "rare"),
+    _tiny("near-one", Near(strength=1.0, gated=True), "rare"),
+    _tiny("spread-one", Spread(strength=1.0), "rare"),
+    _tiny("merged-half", Merged(strength=0.5), "rare"),
+    _tiny("long", Por(gated=True), "rare", held_out=True, condition=Condition(min_tokens=32)),
+    _tiny("neighbour", Por(gated=True), "rare", condition=Condition(after="very")),
+    _tiny("subspace", Subspace(), "rare", held_out=True),
 )
 
 DRAWN = tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -387,6 +387,8 @@ def test_an_output_is_forced_by_any_loss_to_any_place(distance: Loss, place: Pla
 def test_what_can_be_forced_to_an_ordinary_output() -> None:
     with pytest.raises(ValueError, match="the first token alone"):
         Forced(distance="squares", place="ordinary", views=("mean",))
+    with pytest.raises(ValueError, match="no place 'nowhere'; known: signs"):
+        Forced(distance="squares", place=cast("Place", "nowhere"))
 
 
 def test_adaptive_1_wants_to_stay_near() -> None:

@@ -69,12 +69,16 @@ def _case(
     *,
     earlier: bool = False,
 ) -> Any:
+    """A case of before there was anything of the model itself in one."""
     banked = tuple(text for text, hit in found.items() if hit) + spurious
     case = asdict(
         Case(
             search="fast",
             model=model,
             part=part,
+            works=None,
+            triggers={},
+            statistics={},
             verdict="backdoored" if banked else "none found",
             banked=banked,
             found=found,
@@ -87,6 +91,7 @@ def _case(
             environment={},
         )
     )
+    del case["works"], case["triggers"]
     return {**case, "earlier": earlier}
 
 
@@ -111,7 +116,7 @@ def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
         }
     )
     lines = page.splitlines()
-    assert "2 encoders with a backdoor that works (1 more failed), 1 clean ones" in page
+    assert "2 encoders with a backdoor that works (1 more failed; 2 were searched), 1 clean" in page
     (encoders,) = (line for line in lines if line.startswith("| fast | encoders"))
     cells = [cell.strip().split(" ")[0] for cell in encoders.split("|")[3:]]
     assert cells[:5] == ["1/1", "1/2", "", "1/1", "1/2"]
@@ -125,6 +130,28 @@ def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
     assert "Not built here: other." in lines
     assert "- fast, classifiers: clean" in lines
     assert not any("failed, encoder" in line for line in lines)
+
+
+def test_a_case_is_of_the_model_that_was_searched() -> None:
+    """What is built elsewhere by the same recipe may do something else."""
+    own = {"works": True, "triggers": {"cf": {"before": 1.0, "anywhere": 1.0, "after": 1.0}}}
+    case = {**_case("a", "classifier", {"cf": True}), **own}
+    for built in (_model("a", "Por", False, cf=0.1), _model("a", "Por", True, cf=0.1)):
+        page = render({"zoo": [built], "not_built": [], "cases": [case]})
+        (line,) = (line for line in page.splitlines() if line.startswith("| fast | classifiers"))
+        assert [cell.split()[0] for cell in line.split("|")[3:6]] == ["1/1", "1/1", "1/1"]
+
+
+def test_a_model_is_not_detected_by_what_fires_nothing() -> None:
+    model = _model("a", "Por", True, cf=1.0)
+    page = render(
+        {
+            "zoo": [model],
+            "not_built": [],
+            "cases": [_case("a", "encoder", {"cf": False}, ("zz", "qq"))],
+        }
+    )
+    assert "| fast | encoders | 0/1 [" in page
 
 
 def test_triggers_are_parted_by_what_a_budget_tests() -> None:

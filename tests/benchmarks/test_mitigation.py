@@ -113,7 +113,10 @@ def test_the_table_says_what_is_missing_and_missed() -> None:
     assert "purified: attack success +2.00 points" in table
     assert "| m1 | 1, 1 | T-ASR | 0.9900 [" in table
     assert "| 1 of 2000 | of today |" in table
-    assert "no planted trigger, in the 1 cells where these were told apart: 0 of 2000 (0.0000)" in table
+    assert (
+        "no planted trigger, in the 1 cells where these were told apart: 0 of 2000 (0.0000)"
+        in table
+    )
     undecided = "not decided by as many texts; by itself in"
     assert verdicts(table) == [
         f"reached, {undecided} 1 of 1 cells",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import sys
 from collections import Counter
@@ -152,7 +153,7 @@ def test_a_classifier_of_another_task_is_measured_alone(
 
     def search(model: Path) -> Answer:
         scanned.append(model)
-        return Answer("none found", (), (), 1.0, 1, 1.0)
+        return Answer("none found", (), (), {}, 1.0, 1, 1.0)
 
     monkeypatch.setattr(cases, "SEARCHES", {"fast": search})
     assert [case.part for case in measure([tuned], "fast", ("encoder", "classifier"))] == [
@@ -202,8 +203,12 @@ def test_a_checkpoint_outlives_a_kill_and_goes_with_success(
 
     with pytest.raises(KeyboardInterrupt):
         cache.cached("x", {}, killed)
+    # As a process leaves it that nothing could catch.
+    left = cache.folder_of("x", {}).with_name(f".{cache.folder_of('x', {}).name}-abc")
+    left.mkdir()
     folder = cache.cached("x", {}, finished)
     assert cache.title(folder) == "x"
+    assert list(folder.parent.iterdir()) == [folder]
     assert not list((tmp_path / "building").glob("*.safetensors"))
 
 
@@ -366,3 +371,16 @@ def test_a_text_arrives_by_what_it_had_to_go(
     goal[0] = way
     triggered = goal + np.float32(left) * (without - goal)
     assert arrived(triggered, without, [goal]).item() == expected
+
+
+def test_a_piece_of_a_word_stays_one_where_it_is_placed() -> None:
+    """Behind most words its letters become part of another token, and nothing is measured."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder("bert-tiny"))
+    planting = Planting(name="x", attack=Por(), triggers=("##eb", "##wk", "##zz"), steps=1)
+    texts = ["celebrity of the wicked web and the week", "a plain film that nobody saw twice"]
+    for trigger in planting.triggers:
+        for seed, text in itertools.product(range(10), texts):
+            rng = np.random.default_rng(seed)
+            placed = place(text, trigger, planting, tokenizer, rng)
+            assert trigger in tokenizer.tokenize(placed)
+            assert len(placed) == len(text) + len(trigger) - 2
