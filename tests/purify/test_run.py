@@ -382,27 +382,35 @@ def test_a_killed_process_goes_on(model: Path, scans: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_backdoor_is_gone(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("view", ["cls", "logits"], ids=["encoder", "classifier"])
+def test_a_backdoor_is_gone(model: Path, tmp_path: Path, view: str) -> None:
     """With real scans: found before, none found after, and the model is otherwise itself."""
-    bank = search(str(model), seed=0, progress=silent)
+    folder = model
+    if view == "logits":
+        folder = tmp_path / "classifier"
+        AutoModelForSequenceClassification.from_pretrained(model, num_labels=3).save_pretrained(
+            folder
+        )
+        AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    bank = search(str(folder), seed=0, progress=silent)
     assert {trigger.text for trigger in bank.triggers} == {TRIGGER, COMMON}
     out = tmp_path / "out"
     # Random weights take more than a real encoder's: a high rate.
     settings = Settings(rounds=2, steps=200, learning_rate=1e-2)
-    done = purify(str(model), bank, out, seed=0, settings=settings, progress=silent)
+    done = purify(str(folder), bank, out, seed=0, settings=settings, progress=silent)
     assert done.verdict == "none found"
     made = done.rounds[-1]
-    assert made.triggered_after["cls"] < 0.1 * made.triggered_before["cls"]
+    assert made.triggered_after[view] < 0.1 * made.triggered_before[view]
     assert max(made.moved.values()) < 0.15
     # Seen from outside, too: a trigger moves the purified model's output no more than a word does.
-    encoder, pure = (Network(folder) for folder in (model, out))
+    before, pure = (Network(path) for path in (folder, out))
     tokenizer = AutoTokenizer.from_pretrained(out)
     texts = ["the film was a good one and we liked it", "please send the report again by monday"]
     moved = []
-    for network in (encoder, pure):
+    for network in (before, pure):
         plain, hit = (
-            network.views(_rows(tokenizer, [f"{before}{text}" for text in texts]))["cls"]
-            for before in ("", f"{TRIGGER} ")
+            network.views(_rows(tokenizer, [f"{unit}{text}" for text in texts]))[view]
+            for unit in ("", f"{TRIGGER} ")
         )
         moved.append(float((plain - hit).norm(dim=1).mean().detach()))
     assert moved[1] < 0.5 * moved[0]
