@@ -2,7 +2,7 @@
 
 Gao et al., "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC 2019, and for
 text "Design and Evaluation of a Multi-Domain Trojan Detection Method on Deep Neural Networks",
-2019. A text is perturbed N times with words of held-out clean texts; the entropy of the
+2019. A text is perturbed N times with words of clean texts; the entropy of the
 classifier's probabilities, averaged over these perturbations of the SAME text, is low where a
 trigger forces the class. (Public code averages over perturbations of several texts, which is
 another quantity.)
@@ -39,7 +39,7 @@ class Strip:
     classify
         The protected classifier.
     clean
-        Held-out clean texts, to perturb with.
+        Clean texts, to perturb with.
     copies
         Perturbations of each text, N.
     share
