@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fast",
         metavar="fast|standard|thorough|SECONDS",
         help="fast (default): every token, in three texts, and 30,000 words of several tokens, in "
-        "two; standard: both in texts of every kind; thorough: 250,000 words, in texts of every "
-        "length, and pairs of words; or the best for so many seconds",
+        "two; standard: both in texts of every kind, and 220,000 more words in two; thorough: in "
+        "texts of every length, and pairs of words; or the best for so many seconds",
     )
     parser.add_argument(
         "--seed", type=seed, help="same seed, same bank; by default drawn at random"

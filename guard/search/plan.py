@@ -112,7 +112,7 @@ class Plan:
 # How words are tested that are many for their worth to an attacker.
 FURTHER = Plan("further words", lengths=_FURTHER)
 FAST = Plan("fast", more_words=30_000)
-STANDARD = Plan("standard", words=30_000, lengths=_EVERY_KIND, every_kind=True)
+STANDARD = Plan("standard", words=30_000, more_words=220_000, lengths=_EVERY_KIND, every_kind=True)
 THOROUGH = Plan(
     "thorough",
     words=30_000,
@@ -142,11 +142,11 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
         replace(FAST, more_words=0),
         replace(FAST, more_words=10_000),
         FAST,
-        replace(STANDARD, words=0),
-        replace(STANDARD, words=10_000),
-        STANDARD,
+        replace(STANDARD, words=0, more_words=0),
+        replace(STANDARD, words=10_000, more_words=0),
+        replace(STANDARD, more_words=0),
         replace(STANDARD, more_words=70_000),
-        replace(STANDARD, more_words=220_000),
+        STANDARD,
         THOROUGH,
     ]
     affordable = [plan for plan in possible if plan.cost(tokens, kinds) <= seconds * rate]

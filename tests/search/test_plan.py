@@ -24,6 +24,12 @@ def test_a_larger_budget_tests_more() -> None:
     assert [plan.carriers(KINDS + 1) for plan in BUDGETS.values()] == [3, 11, 22]
 
 
+def test_words_of_any_frequency_are_within_standard() -> None:
+    """Of what wordfreq knows, down to once in a hundred million words."""
+    assert FAST.words + FAST.more_words == 30_000
+    assert STANDARD.words + STANDARD.more_words == THOROUGH.words + THOROUGH.more_words == 250_000
+
+
 @pytest.mark.parametrize("plan", BUDGETS.values(), ids=BUDGETS)
 def test_a_plan_is_kept_as_json(plan: Plan) -> None:
     assert Plan.parse(json.dumps(asdict(plan))) == plan
