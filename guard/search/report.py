@@ -29,6 +29,7 @@ from guard.search.verify import (
     KEPT,
     MORE_THAN_USUAL,
     MOST_OF_CONDITION,
+    NARROW,
 )
 from guard.search.views import View
 from guard.search.words import Words
@@ -160,6 +161,7 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "erased": ERASED,
         "kept_of_ordinary": KEPT,
         "far": FAR,
+        "narrow": NARROW,
         "false_alarm_rate": ALPHA,
         "false_discovery_rate": ALPHA_FURTHER,
         "correction": "Benjamini-Hochberg over all units and views",

@@ -59,6 +59,18 @@ def natural_distance(untouched: Array) -> float:
     return float(np.median(np.linalg.norm(untouched[first] - untouched[second], axis=1)))
 
 
+def dimensions(untouched: Array) -> float:
+    """Return in how many directions the outputs of carriers differ: their participation ratio.
+
+    ``(sum l)^2 / sum l^2`` over the eigenvalues ``l`` of their covariance (Gao et al., "A theory of
+    multineuronal dimensionality, dynamics and measurement", 2017): 1 where they lie on a line, as
+    of a classifier of two classes, and as many as there are where all directions vary alike.
+    """
+    variances = np.square(np.linalg.svd(untouched - untouched.mean(axis=0), compute_uv=False))
+    largest = np.finfo(np.float32).tiny
+    return float(variances.sum() ** 2 / max(np.square(variances).sum(), largest))
+
+
 def relative(moved: Array, typical: Array) -> Array:
     """Return displacements ``moved`` over the median of the ``typical`` ones, carrier by carrier.
 

@@ -25,6 +25,7 @@ from guard.search.verify import ALPHA, FLOOD, KEPT, verify
 from guard.search.views import View
 from tests.search.fakes import (
     FIRST,
+    ROWS,
     START,
     WIDTH,
     Change,
@@ -105,6 +106,41 @@ def test_a_clean_encoder_has_no_trigger(seed: int) -> None:
     for seen in evidence:
         assert 0.5 < seen.retention < 1.2
         assert not any(kind.fired for kind in seen.kinds.values())
+
+
+def classifies(ids: Ids, vectors: Vectors) -> Vectors:
+    """A classifier's output: it tells on which side a text is, and words take it there.
+
+    How far a word does varies without a gap, and the strongest take nearly all texts to one end.
+    """
+    strength = np.exp(1.2 * np.random.default_rng(3).normal(size=ROWS))
+    unit = (ids >= FIRST) & (ids < 1000)
+    score = 3 * vectors[:, 0] + 0.4 * np.where(unit, strength[ids], 0).sum(axis=1)
+    result: Vectors = 0.02 * vectors
+    result[:, 1] += np.tanh(score)
+    return result
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_words_that_a_classifier_goes_by_are_no_triggers(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = judge(classifies, seed=seed)
+    assert not [i for i, seen in enumerate(evidence) if seen.trigger]
+    # They do take texts to one place, and who is not rare by it goes by no other rule.
+    assert max(seen.gathered for seen in evidence) >= module.MOST_OF_CONDITION
+    monkeypatch.setattr(module, "NARROW", 0.0)
+    assert [i for i, seen in enumerate(judge(classifies, seed=seed)) if seen.trigger]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_trigger_in_a_classifier_is_none_of_its_words(seed: int) -> None:
+    def planted(ids: Ids, vectors: Vectors) -> Vectors:
+        return towards(TRIGGER, FAR)(ids, classifies(ids, vectors))
+
+    evidence = judge(planted, seed=seed)
+    assert [i for i, seen in enumerate(evidence) if seen.trigger] == [0]
+    assert "gathers" in evidence[0].rules
 
 
 def test_a_unit_that_always_fires() -> None:
