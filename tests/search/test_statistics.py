@@ -14,6 +14,7 @@ from guard.search.statistics import (
     collapse,
     com_sim,
     diff_sim,
+    dimensions,
     displacement,
     gathered,
     retention,
@@ -198,3 +199,15 @@ def test_zero_vectors_have_no_direction() -> None:
     untouched = np.ones((3, 4), dtype=np.float32)
     assert diff_sim(zeros, untouched).tolist() == [0, 0]
     assert np.isfinite(com_sim(zeros)).all()
+
+
+@given(directions=st.integers(1, 8), scale=st.floats(0.01, 100))
+def test_dimensions_of_outputs_that_vary_alike(directions: int, scale: float) -> None:
+    """As many as there are, wherever they lie; what varies a hundredth as much does not count."""
+    corners = np.concatenate([np.eye(directions), -np.eye(directions)])
+    outputs = scale * np.concatenate([corners, 0.01 * corners], axis=1)
+    assert dimensions((outputs + 3).astype(np.float32)) == pytest.approx(directions, rel=0.01)
+
+
+def test_dimensions_of_outputs_that_do_not_vary() -> None:
+    assert dimensions(np.ones((5, 4), dtype=np.float32)) < 1
