@@ -67,7 +67,7 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
                 }
             )
         elif entry.name in before:
-            models.append(before[entry.name])
+            models.append({**before[entry.name], "list": _list_of(entry)})
     cases: list[Json] = []
     for search in SEARCHES:
         for entry in zoo:
