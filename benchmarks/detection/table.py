@@ -134,7 +134,7 @@ def _by_tokens(rows: Sequence[Row]) -> list[str]:
         "In encoders, of the models whose triggers were told apart. `fast` tests the 30,000 "
         "commonest words of several tokens in two texts, `standard` in one of every kind and "
         "220,000 more in two; other words are found by a part that fires, or not. Where a case is "
-        "of earlier code, `fast` may have tested no words, and `standard` none of the 220,000.",
+        "from before, `fast` may have tested no words, and `standard` none of the 220,000.",
         "",
         "| search | one token | a word of several | a phrase |",
         "|---|---|---|---|",
