@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import guard.purify
 from guard.bank import Outcome, TriggerBank
 from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
+from guard.cli.kernels import KERNELS
 from guard.purify import Purified, Settings, rounds
 from tests.purify.test_run import bank_of
 from tests.tiny import COMMON, TRIGGER, write_searchable
@@ -68,6 +70,18 @@ def test_nothing_remains(
     assert "round 1, training: 2/2" in said.err
     assert TRIGGER not in said.out + said.err
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_purifying_keeps_few_kernels(
+    model: Path, bank: Path, quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scans have as many shapes as `guard scan` has."""
+    name, value = KERNELS
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)
+    quick()
+    assert purify(model, "--bank", bank, "--out", tmp_path / "out") == CLEAN
+    assert os.environ[name] == value
 
 
 def test_triggers_remain(

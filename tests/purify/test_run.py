@@ -306,6 +306,23 @@ def test_a_disk_that_is_too_small(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_in_half_precision_take_as_much_room(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments and checkpoints are in single precision, whatever the file is in."""
+    half = tmp_path / "half"
+    AutoModel.from_pretrained(model, dtype=torch.float16).save_pretrained(half)
+    AutoTokenizer.from_pretrained(model).save_pretrained(half)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
+    said = []
+    for folder in (model, half):
+        with pytest.raises(ArtifactError, match="takes up to") as caught:
+            purify(str(folder), bank_of(folder, [TRIGGER]), tmp_path / "out", progress=silent)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
 def test_a_task_with_one_class(scans: Any, tmp_path: Path) -> None:
     """A classifier with one output, a regression, is purified like any other."""
     folder = write_classifier(tmp_path / "model", labels=1)
