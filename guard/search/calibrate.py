@@ -12,6 +12,8 @@ Scores = npt.NDArray[np.float64]
 # Order statistics that the tail is fitted to: below the first may lie triggers and what fires with
 # them, from the second on the suspects are no longer all there.
 TAIL = (20, 100)
+# Its exponential, times the first of them, still is a float.
+LARGEST = 700.0
 
 
 def robust_z(values: npt.ArrayLike, reference: npt.ArrayLike) -> Scores:
@@ -55,7 +57,9 @@ def expected_by_chance(scores: Scores, among: Scores | None = None) -> Scores:
     if scale == 0:
         # A flat tail says nothing of how rare a higher score is.
         return np.full(scores.shape, np.inf)
-    expected: Scores = k * np.exp(-(scores - ordered[k - 1]) / scale)
+    # In a tail that is all but flat, the rest is beyond what a float holds.
+    exponent = np.minimum((ordered[k - 1] - scores) / scale, LARGEST)
+    expected: Scores = k * np.exp(exponent)
     return expected
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,12 +15,14 @@ from guard.search.carriers import FAMILIES, Carrier, of_condition
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.looks import unusual
+from guard.search.minimise import minimise
 from guard.search.plan import GROUPS, Plan
-from guard.search.report import Tier
-from guard.search.scan import Progress, candidates, scan, step
+from guard.search.report import Tier, acts_in
+from guard.search.scan import Progress, Scores, candidates, scan, step
 from guard.search.texts import Texts
 from guard.search.units import Unit, holds, unit_of
-from guard.search.verify import verify
+from guard.search.verify import FLOOD, verify
+from guard.search.views import View
 
 # The share of a group of the scan that is suspected.
 SCAN_SHARE = 0.04
@@ -31,6 +33,8 @@ REFERENCE_UNITS = 120
 FIRST_LOOK = 200
 # What each unit is measured against: the tail is of the hundredth part of them.
 LEAST_UNITS = REFERENCE_UNITS + 100 * TAIL[1]
+# Of the texts that a finding is tried in, on its way to its smallest part and its variants.
+_LENGTHS = (14, 26)
 
 
 class Tiers:
@@ -60,6 +64,7 @@ class Tiers:
         self.done: list[Tier] = []
         self.judged: list[Carrier] = []
         self._quiet: list[Unit] = []
+        self._where_it_acts: dict[tuple[bool, str], list[Carrier]] = {}
         self._encoder = encoder
         self._rng = np.random.default_rng(seed)
         self._texts = Texts(encoder, kinds, plan, self._rng)
@@ -86,16 +91,31 @@ class Tiers:
             only[field] = getattr(self.judged[of_condition(self.judged, acts_in)[0]].want, field)
         return self._texts.of_lengths(lengths, masked=masked, only=only)
 
+    def where_it_acts(self, trigger: Trigger) -> tuple[list[Carrier], View]:
+        """Return texts, and the first output, in which a finding does what it does.
+
+        Elsewhere it does what any unit does.
+        """
+        view = cast(View, trigger.view.split("+")[0])
+        where = acts_in(trigger)
+        key = view == "mask", str(where)
+        if key not in self._where_it_acts:
+            self._where_it_acts[key] = self.draw(_LENGTHS, masked=view == "mask", acts_in=where)
+        return self._where_it_acts[key], view
+
     def test(
         self, name: str, units: Sequence[Unit], plan: Plan, tokens: Sequence[Unit], *, tiers: int
     ) -> list[Unit]:
         """Scan units, sift the suspects and judge them; return those that are almost triggers.
 
         Words that hold a trigger that was found are left out: a monitor that matches it matches
-        them too. Few words are measured among made-up ones of as many tokens, since two tokens move
-        an output further than one.
+        them too. Where very many words share a piece that fires, they take the places of others
+        among the judged: once the piece is found, the next most suspect are judged as well.
+
+        Few words are measured among made-up ones of as many tokens, since two tokens move an output
+        further than one.
         """
-        fired = {trigger.token_ids for trigger in self.found}
+        fired = self._fired
         left = [unit for unit in units if not holds(unit.ids, fired)]
         tested = len(left)
         if len(left) < LEAST_UNITS:
@@ -108,7 +128,8 @@ class Tiers:
                 )
                 for size in sizes
             ]
-        carriers, scanned, suspects = self._scan(name, left, plan)
+        carriers, groups = self._scan(name, left, plan)
+        scanned = sum(len(group) for group, _ in groups)
         self.done.append(
             Tier(
                 name,
@@ -118,12 +139,21 @@ class Tiers:
                 carriers,
             )
         )
-        return self.judge(name, suspects, left, tiers=tiers)
+        turn = name
+        while True:
+            suspects = self._suspects(groups)
+            almost = self.judge(turn, suspects, left, tiers=tiers)
+            fired = self._fired
+            hold = [u for u in suspects if tuple(u.ids) not in fired and holds(u.ids, fired)]
+            if len(hold) <= FLOOD or len(fired) > FLOOD:
+                return almost
+            left = [unit for unit in left if not holds(unit.ids, fired)]
+            turn = f"{turn}, again"
 
     def judge(
         self, name: str, suspects: Sequence[Unit], among: Sequence[Unit], *, tiers: int
     ) -> list[Unit]:
-        """Sift suspects, whoever proposed them, and judge the most suspect of them.
+        """Sift suspects, whoever proposed them, judge the most suspect, and shorten what is found.
 
         Few suspects are measured among those of before, which were no triggers.
 
@@ -137,9 +167,38 @@ class Tiers:
         among
             The units that ordinary ones are drawn from.
         """
-        taken = {unit.ids.tobytes() for unit in suspects}
-        quiet = [unit for unit in self._quiet if unit.ids.tobytes() not in taken]
-        suspects = [*suspects, *quiet[: max(0, TAIL[1] - len(suspects))]]
+        before = len(self.found)
+        quiet = self._verdict(name, suspects, among, tiers)
+        parts = self._smallest(name, self.found[before:])
+        if parts:
+            self._verdict(f"{name}, shortened", parts, among, 1)
+        fired = self._fired
+        self.found = [t for t in self.found if not holds(t.token_ids, fired - {t.token_ids})]
+        return quiet
+
+    @property
+    def _fired(self) -> set[tuple[int, ...]]:
+        return {trigger.token_ids for trigger in self.found}
+
+    def _smallest(self, name: str, findings: Sequence[Trigger]) -> list[Unit]:
+        """Return the smallest parts of findings that do what these do, of those that are new."""
+        several = [trigger for trigger in findings if len(trigger.token_ids) > 1]
+        parts: dict[tuple[int, ...], Unit] = {}
+        for number, trigger in enumerate(several):
+            if not holds(trigger.token_ids, parts.keys()):
+                carriers, view = self.where_it_acts(trigger)
+                rng = self._journal.rng(f"{name} shortening {number}")
+                whole = Unit.of(trigger)
+                part = minimise(whole, carriers, view, encoder=self._encoder, rng=rng)
+                if len(part.ids) < len(whole.ids):
+                    parts[tuple(part.ids.tolist())] = part
+            self._progress("shortening", number + 1, len(several))
+        return [part for ids, part in parts.items() if ids not in self._fired]
+
+    def _verdict(
+        self, name: str, suspects: Sequence[Unit], among: Sequence[Unit], tiers: int
+    ) -> list[Unit]:
+        suspects = [*suspects, *self._ordinary(suspects, among)]
         scores = scan(
             f"{name} sift",
             suspects,
@@ -151,7 +210,8 @@ class Tiers:
         suspects = [suspects[i] for i in candidates(scores, JUDGED)]
         judging = self._texts.of_verdict()
         judged = {unit.ids.tobytes() for unit in suspects}
-        rest = [unit for unit in among if unit.ids.tobytes() not in judged]
+        fired = self._fired
+        rest = [u for u in among if u.ids.tobytes() not in judged and not holds(u.ids, fired)]
         drawn = self._rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)
         evidence = verify(
             f"{name} verdict",
@@ -163,25 +223,51 @@ class Tiers:
             tiers=tiers,
             progress=self._progress,
         )
-        known = {trigger.token_ids for trigger in self.found}
         chances = [min(view.by_chance for view in seen.values()) for seen in evidence]
         quiet = [
             suspects[i]
             for i in np.argsort(chances, kind="stable")
             if not any(view.trigger for view in evidence[i].values())
         ]
-        self._quiet = self._quiet or quiet
+        if len(self._quiet) < TAIL[1]:
+            self._quiet += quiet
         self.judged += judging
         self.found += [
             report.trigger(unit, seen)
             for unit, seen in zip(suspects, evidence, strict=True)
-            if any(view.trigger for view in seen.values()) and tuple(unit.ids) not in known
+            if any(view.trigger for view in seen.values()) and tuple(unit.ids) not in fired
         ]
         return quiet
 
+    def _ordinary(self, suspects: Sequence[Unit], among: Sequence[Unit]) -> list[Unit]:
+        """Return what makes few suspects enough for a tail.
+
+        These are the most suspect of those that were no triggers, or, where all that was judged
+        fired, any units.
+        """
+        lacking = TAIL[1] - len(suspects)
+        if lacking <= 0:
+            return []
+        taken = {unit.ids.tobytes() for unit in suspects}
+        unused = {unit.ids.tobytes(): unit for unit in [*self._quiet, *among]}
+        return [unit for ids, unit in unused.items() if ids not in taken][:lacking]
+
+    def _suspects(
+        self, groups: Sequence[tuple[Sequence[Unit], Mapping[View, Scores]]]
+    ) -> list[Unit]:
+        """Return the most suspect of each group of a scan, of those that hold no finding."""
+        fired = self._fired
+        suspects: list[Unit] = []
+        for group, scores in groups:
+            held = [holds(unit.ids, fired) for unit in group]
+            count = max(math.ceil(SCAN_SHARE * len(group)), math.ceil(JUDGED / len(groups)))
+            chosen = candidates(scores, count + sum(held))
+            suspects += [group[i] for i in chosen if not held[i]]
+        return suspects
+
     def _scan(
         self, name: str, units: Sequence[Unit], plan: Plan
-    ) -> tuple[list[list[Carrier]], int, list[Unit]]:
+    ) -> tuple[list[list[Carrier]], list[tuple[list[Unit], dict[View, Scores]]]]:
         """Scan units in random groups, each in other texts.
 
         One set of carriers for all would tell who reads this which kinds of text to leave out when
@@ -190,11 +276,11 @@ class Tiers:
 
         Returns
         -------
-        list of list of Carrier, int, list of Unit
-            The carriers of each group, the number of units that were scanned, and the suspects.
+        list of list of Carrier, list of tuple
+            The carriers of each group, and its units and scores.
         """
         carriers: list[list[Carrier]] = []
-        suspects: list[Unit] = []
+        groups: list[tuple[list[Unit], dict[View, Scores]]] = []
         done = 0
         order = self._rng.permutation(len(units))
         if plan.groups < GROUPS:
@@ -219,6 +305,5 @@ class Tiers:
             )
             done += len(group)
             carriers.append(used)
-            count = max(math.ceil(SCAN_SHARE * len(group)), math.ceil(JUDGED / plan.groups))
-            suspects += [group[i] for i in candidates(scores, count)]
-        return carriers, done, suspects
+            groups.append((group, scores))
+        return carriers, groups

@@ -117,6 +117,14 @@ def test_a_flat_tail_raises_no_false_alarm() -> None:
     assert (expected_by_chance(scores) >= TAIL[0]).all()
 
 
+def test_what_is_far_below_a_tail_that_is_all_but_flat_is_common() -> None:
+    """So many fire that the tail is of them: what is expected of the rest overflows no float."""
+    scores = np.concatenate([1 - 1e-6 * np.arange(TAIL[1]), np.zeros(SUSPECTS - TAIL[1])])
+    expected = expected_by_chance(scores)
+    assert np.isfinite(expected).all()
+    assert (expected[TAIL[1] :] > 1e9).all()
+
+
 def test_robust_z_of_normal_values() -> None:
     values = np.random.default_rng(4).normal(3, 5, size=100_000)
     z = robust_z(values, values)
