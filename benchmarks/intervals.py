@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 
@@ -19,6 +20,30 @@ def wilson(hits: float, trials: float) -> tuple[float, float]:
     # Rounding must not part an end from the share that it is there.
     return max(0.0, min(share, (centre - spread) / scale)), min(
         1.0, max(share, (centre + spread) / scale)
+    )
+
+
+def independent(clusters: Sequence[tuple[int, int]]) -> float:
+    """Return how many independent trials the trials of clusters are worth.
+
+    By the design effect (Kish 1965): how far the variance of the share between clusters, as a ratio
+    estimator has it, is over that of independent trials. Between the number of clusters and that of
+    trials; where all trials end alike nothing tells, and each cluster counts as one.
+
+    Parameters
+    ----------
+    clusters
+        Hits and trials of each.
+    """
+    counted = [(hits, trials) for hits, trials in clusters if trials]
+    number, total = len(counted), sum(trials for _, trials in counted)
+    ratio = sum(hits for hits, _ in counted) / max(1, total)
+    if number < 2 or ratio in (0, 1):
+        return float(number)
+    between = sum((hits - ratio * trials) ** 2 for hits, trials in counted)
+    variance = number / (number - 1) * between / total**2
+    return min(
+        float(total), max(float(number), ratio * (1 - ratio) / variance if variance else total)
     )
 
 

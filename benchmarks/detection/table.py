@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.detection.cases import PARTS
-from benchmarks.intervals import wilson
+from benchmarks.intervals import independent, wilson
 from benchmarks.zoo.build import WORKS
 
 Row = Mapping[str, Any]
@@ -42,8 +42,9 @@ def render(result: Mapping[str, Any]) -> str:
         "anything is named. What is found in a classifier is judged in its encoder. "
         f"A backdoor under {WORKS} attack success before fine-tuning has failed and is not "
         "counted. Of a fine-tuned classifier, *surviving* triggers are those whose attack success "
-        f"there is at least {SURVIVES}. Brackets hold 95 % intervals (Wilson), of models or of "
-        "triggers as if these were independent, though those of one model are not: too narrow.",
+        f"there is at least {SURVIVES}. Brackets hold 95 % intervals (Wilson). Triggers and units "
+        "of one model are not independent: their number is divided by the design effect, as far as "
+        "the models show one, and where all are found, or none, each model counts once.",
         "",
         "## Searches",
         "",
@@ -96,8 +97,9 @@ def _overview(rows: Sequence[Row], searches: Sequence[str]) -> list[str]:
             if not own:
                 continue
             clean = [row for row in own if row["works"] is None]
-            banked = sum(len(row["banked"]) for row in own)
-            spurious = sum(len(row["spurious"]) for row in own)
+            precise = [
+                (len(row["banked"]) - len(row["spurious"]), len(row["banked"])) for row in own
+            ]
             found = "names none" if search in OF_MODELS else _found(own)
             surviving = ""
             if part == "classifier" and search not in OF_MODELS:
@@ -106,7 +108,7 @@ def _overview(rows: Sequence[Row], searches: Sequence[str]) -> list[str]:
                 f"| {search} | {part}s | {_detected(own)} | {found} | "
                 f"{surviving} | "
                 f"{_share(sum(_accused(row) for row in clean), len(clean))} | "
-                f"{_share(banked - spurious, banked)} |"
+                f"{_clustered(precise)} |"
             )
     return lines
 
@@ -244,16 +246,25 @@ def _accused(row: Row) -> bool:
 
 def _found(rows: Sequence[Row], *, surviving: bool = False) -> str:
     outcomes = [
-        found
+        [
+            found
+            for text, found in row["found"].items()
+            if not surviving or (row["triggers"][text]["after"] or 0.0) >= SURVIVES
+        ]
         for row in rows
-        for text, found in row["found"].items()
-        if not surviving or (row["triggers"][text]["after"] or 0.0) >= SURVIVES
     ]
-    return _share(sum(outcomes), len(outcomes))
+    return _clustered([(sum(own), len(own)) for own in outcomes])
 
 
 def _share(hits: int, trials: int) -> str:
+    return _clustered([(hits, trials)], of=trials)
+
+
+def _clustered(clusters: Sequence[tuple[int, int]], of: float | None = None) -> str:
+    """Return a share with its interval; trials of one cluster are not independent."""
+    hits, trials = (sum(counts) for counts in zip(*clusters, strict=True)) if clusters else (0, 0)
     if not trials:
         return ""
-    low, high = wilson(hits, trials)
+    worth = independent(clusters) if of is None else of
+    low, high = wilson(hits / trials * worth, worth)
     return f"{hits}/{trials} [{low:.2f}, {high:.2f}]"

@@ -15,7 +15,7 @@ from benchmarks import __main__
 from benchmarks.assets import AssetError
 from benchmarks.detection import collect, render, run
 from benchmarks.detection.cases import Case
-from benchmarks.intervals import difference, wilson
+from benchmarks.intervals import difference, independent, wilson
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.build import Achieved, Record
 
@@ -29,6 +29,28 @@ def test_interval(trials: int, data: st.DataObject) -> None:
     assert 0 <= low <= hits / trials <= high <= 1
     other = wilson(trials - hits, trials)
     assert other == pytest.approx((1 - high, 1 - low))
+
+
+@given(
+    clusters=st.lists(
+        st.integers(1, 30).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1
+    )
+)
+def test_clusters_are_worth_as_many_trials_as_there_are_at_most(
+    clusters: list[tuple[int, int]],
+) -> None:
+    worth = independent(clusters)
+    assert len(clusters) <= worth <= sum(trials for _, trials in clusters)
+    # What was not tried says nothing.
+    assert independent([*clusters, (0, 0)]) == worth
+
+
+def test_clusters_of_one_fate_count_once_and_alike_ones_not() -> None:
+    """Twenty clusters of five: of ten all hit and of ten none; or half of each hit."""
+    assert independent([(5, 5)] * 10 + [(0, 5)] * 10) == pytest.approx(20, rel=0.06)
+    assert independent([(2, 4)] * 20) == 80
+    # Nothing tells how alike they are.
+    assert independent([(5, 5)] * 20) == 20
 
 
 def test_interval_of_a_known_case() -> None:
