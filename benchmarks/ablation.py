@@ -57,8 +57,8 @@ class Watched:
         self.scanned: dict[Ids, set[str]] = {ids: set() for ids in self._planted}
         self.sifted: dict[Ids, set[str]] = {ids: set() for ids in self._planted}
         self.judged: dict[Ids, set[str]] = {ids: set() for ids in self._planted}
-        self._name = ""
-        self._units: Sequence[Unit] = ()
+        # By the identity of what a scan gave: its name and units, and the scores, to keep them.
+        self._scans: dict[int, tuple[str, Sequence[Unit], Any]] = {}
 
     def search(self, encoder: Differentiable, *, seed: int) -> None:
         """Search, and watch."""
@@ -78,11 +78,13 @@ class Watched:
             )
 
     def _scan(self, name: str, units: Sequence[Unit], *rest: Any, **named: Any) -> Any:
-        self._units, self._name = units, name
-        return scan(name, units, *rest, **named)
+        scores = scan(name, units, *rest, **named)
+        self._scans[id(scores)] = name, units, scores
+        return scores
 
     def _candidates(self, seen: Any, count: int) -> Any:
-        passed = self.sifted if self._name.endswith(" sift") else self.scanned
+        name, units, _ = self._scans[id(seen)]
+        passed = self.sifted if name.endswith(" sift") else self.scanned
         chosen = candidates(seen, count)
         named = {
             f"{view}: {statistic}": rank
@@ -92,8 +94,8 @@ class Watched:
         # How many each statistic proposes.
         depth = np.min([*named.values()], axis=0)[chosen].max()
         for row in chosen:
-            if (ids := tuple(self._units[row].ids.tolist())) in self._planted:
-                passed[ids] |= {name for name, rank in named.items() if rank[row] <= depth}
+            if (ids := tuple(units[row].ids.tolist())) in self._planted:
+                passed[ids] |= {part for part, rank in named.items() if rank[row] <= depth}
         return chosen
 
     def _verify(self, name: str, units: Sequence[Unit], *rest: Any, **named: Any) -> Any:

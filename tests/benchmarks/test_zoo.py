@@ -119,7 +119,7 @@ def test_a_toy_zoo(
     page = render(json.loads(json.dumps(collect(zoo, {}))))
     assert "## Measured with earlier code" not in page
     assert "1 encoders with a backdoor that works (0 more failed; 1 were searched), 1 clean" in page
-    assert "| fast | encoders | 1/1 [0.21, 1.00] | 2/2 [0.34, 1.00] |" in page
+    assert "| fast | encoders | 1/1 [0.21, 1.00] | 2/2 [0.21, 1.00] |" in page
 
     # What is there is not built again, and a change of the table is seen.
     monkeypatch.setattr(models, "plant", None)
