@@ -176,13 +176,14 @@ def search_units(
         if plan.pairs
         else []
     )
+    # Variants of what was found hide nothing, however many they are.
+    flooded = len(run.found) > FLOOD
     refine(run, known.units, encoder=encoder, journal=journal, progress=progress)
     found = grouped(run.found, run.judged, encoder=encoder, rng=journal.rng("targets"))
     if classifier is not None:
         texts = [carrier for carrier in run.judged if not carrier.want.masked]
         rng = journal.rng("predictions")
         found = with_predictions(found, classifier, encoder, texts, rng=rng)
-    flooded = len(found) > FLOOD
     cut_short = plan.groups < GROUPS
     return TriggerBank.build(
         verdict=("incomplete" if flooded or cut_short else "backdoored" if found else "none found"),

@@ -293,6 +293,21 @@ def test_a_flood_of_triggers_is_not_called_a_whole_search(
     assert "Do not use this model" in str(not_tested[0])
 
 
+def test_variants_of_what_was_found_are_no_flood(
+    bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "FLOOD", 4)
+
+    def refine(found: Tiers, *rest: object, **named: object) -> None:
+        assert len(found.found) == 4
+        found.found.append(dataclasses.replace(found.found[0], token_ids=(5, 6)))
+
+    monkeypatch.setattr(run, "refine", refine)
+    bank = search(str(bad), seed=0, progress=silent)
+    assert len(bank.triggers) == 5
+    assert bank.verdict == "backdoored"
+
+
 def test_a_search_that_was_cut_short_goes_on(
     bad: Path, bank: TriggerBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
