@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from guard.search.carriers import SEVERAL
+from guard.search.words import SHORT_STRINGS
 
 # Lengths of carriers in tokens, met about, with the unit at the start, in the middle and at the
 # end: a backdoor may ask for any. In every plan there is a long one.
@@ -56,7 +57,8 @@ class Plan:
     words
         How many of the commonest words of several tokens are tested as tokens are.
     more_words
-        How many further ones are tested in the texts of `FURTHER`.
+        How many further ones are tested in the texts of `FURTHER`, and with them, if any are, the
+        short strings.
     pairs
         How many of the commonest words of one token are swept for partners: one another, and the
         words of two and three tokens that `words` has.
@@ -106,7 +108,8 @@ class Plan:
             how.samples * (13 + 2 * size) * 5 + 4 * how.ranked * (12 + size) + 4 * few * 1.1
             for size, how in PAIRED.items()
         )
-        return self.groups / GROUPS * (each + self.more_words * fewer) + swept + judged
+        short = len(SHORT_STRINGS) * bool(self.more_words)
+        return self.groups / GROUPS * (each + (self.more_words + short) * fewer) + swept + judged
 
 
 # How words are tested that are many for their worth to an attacker.

@@ -33,7 +33,7 @@ from guard.search.scan import Progress
 from guard.search.tiers import JUDGED, LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.verify import FLOOD
-from guard.search.words import common_words, encode, user_words
+from guard.search.words import common_words, encode, short_strings, user_words
 
 # The commonest phrases of the user's own text that are tested.
 PHRASES = 3000
@@ -146,6 +146,7 @@ def search_units(
     listed = encode(tokenizer, lines, len(lines))
     common = common_words(tokenizer, plan.words + plan.more_words).units
     likely = common_words(tokenizer, plan.words).units if plan.more_words else common
+    short = short_strings(tokenizer).units if plan.more_words else ()
     phrases = _phrases(encoder, kinds, plan)
     likely = tuple(_different([*likely, *listed.units, *phrases]))
     tiers: list[tuple[str, Sequence[Unit], Plan]] = [("tokens", known.units, plan)]
@@ -154,7 +155,7 @@ def search_units(
             (name, units, how)
             for name, units, how in (
                 ("words", likely, plan),
-                ("more words", _different(common, but=likely), FURTHER),
+                ("more words", _different([*common, *short], but=likely), FURTHER),
             )
             if units
         ]

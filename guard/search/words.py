@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -20,6 +22,12 @@ MAX_LIST_LINES = 1_000_000
 _CHUNK = 20_000
 # All that wordfreq has of English.
 _ALL = 400_000
+# What is rare in text and easily typed: attackers like it, and no list of words holds it. Every
+# string of two or three letters, and every number of up to four digits.
+SHORT_STRINGS = (
+    *("".join(letters) for size in (2, 3) for letters in product(ascii_lowercase, repeat=size)),
+    *map(str, range(10_000)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,11 @@ class Words:
 def common_words(tokenizer: PreTrainedTokenizerFast, count: int) -> Words:
     """Return the ``count`` commonest English words of several tokens, or all that are known."""
     return encode(tokenizer, top_n_list("en", _ALL) if count else (), count)
+
+
+def short_strings(tokenizer: PreTrainedTokenizerFast) -> Words:
+    """Return `SHORT_STRINGS`, those of several tokens."""
+    return encode(tokenizer, SHORT_STRINGS, len(SHORT_STRINGS))
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, lines: Sequence[str], count: int) -> Words:

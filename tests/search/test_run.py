@@ -358,11 +358,12 @@ def test_a_fast_search_tests_common_words_of_several_tokens(
 ) -> None:
     """In fewer texts than tokens; one that holds a token that fires is left to that token."""
     monkeypatch.setattr(lists, "top_n_list", lambda *_: ["qvx", "vxqz", f"{TRIGGER}q", "a"])
+    monkeypatch.setattr(lists, "SHORT_STRINGS", ("qvx", "xqv", "q"))
     encoder = Differentiable.load(str(write_searchable(tmp_path, triggers=(TRIGGER,))))
     known = vocabulary(encoder.tokenizer)
     found = search_units(encoder, known, builtin_texts(), seed=0, progress=silent)
     tokens, more = cast("list[dict[str, Any]]", found.coverage["scan"])
-    assert (more["units"], more["scanned"], more["hold_a_trigger"]) == ("more words", 2, 1)
+    assert (more["units"], more["scanned"], more["hold_a_trigger"]) == ("more words", 3, 1)
     assert len(tokens["carriers"]) == GROUPS * len(FAST.lengths)
     assert len(more["carriers"]) == GROUPS * len(FURTHER.lengths)
     assert [trigger.text for trigger in found.triggers] == [TRIGGER]
@@ -373,6 +374,7 @@ def test_a_word_of_several_tokens_is_found_by_a_fast_search(
 ) -> None:
     """Not by a token of it: the one that fires is left out of the tokens. It is cut down to it."""
     monkeypatch.setattr(lists, "top_n_list", lambda *_: ["qvx", f"{TRIGGER}q"])
+    monkeypatch.setattr(lists, "SHORT_STRINGS", ())
     encoder = Differentiable.load(str(write_searchable(tmp_path, triggers=(TRIGGER,))))
     known = vocabulary(encoder.tokenizer)
     others = tuple(unit for unit in known.units if unit.text != TRIGGER)

@@ -9,7 +9,7 @@ import pytest
 from guard.bank import MAX_TRIGGER_IDS
 from guard.errors import ConfigError
 from guard.search import lines, words
-from guard.search.words import common_words, encode, user_words
+from guard.search.words import common_words, encode, short_strings, user_words
 from tests.tiny import byte_bpe, unigram, wordpiece
 
 pytestmark = pytest.mark.search
@@ -55,6 +55,14 @@ def test_common_words() -> None:
     assert len(found.units) == 500
     assert "because" in {unit.text for unit in found.units}
     assert common_words(TOKENIZERS["wordpiece"], 0).units == ()
+
+
+def test_short_strings_are_all_that_are_typed_with_three_letters_or_four_digits() -> None:
+    """Of a tokenizer that has the alphabet; what is one token is tested as such."""
+    found = {unit.text: len(unit.ids) for unit in short_strings(TOKENIZERS["wordpiece"]).units}
+    assert {"qx", "zqj", "aaa"} <= found.keys()
+    assert found["zqj"] == 3
+    assert all(2 <= len(text) <= 4 and text.isalnum() for text in found)
 
 
 def test_user_words(tmp_path: Path) -> None:
