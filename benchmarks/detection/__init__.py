@@ -95,8 +95,9 @@ def _tokens(entry: Entry, folder: Path) -> dict[str, Json]:
 
 def _list_of(entry: Entry) -> str:
     if entry.kind == "drawn":
-        # What the first eight showed, the search was changed for.
-        return f"drawn at random, {'00 to 07' if entry.name < 'bert-tiny-drawn-08' else '08 to 15'}"
+        # What the first eight showed, and then the next, the search was changed for.
+        number = int(entry.name.rpartition("-")[2])
+        return f"drawn at random, {number // 8 * 8:02} to {number // 8 * 8 + 7:02}"
     return "held out" if entry.held_out else "others"
 
 

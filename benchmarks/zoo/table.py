@@ -213,7 +213,7 @@ DRAWN = tuple(
         planting=attacker(number, TINY_STEPS),
         held_out=True,
     )
-    for number in range(16)
+    for number in range(24)
 )
 
 ELSEWHERE = (
