@@ -28,9 +28,9 @@ from guard.search import tiers
 from guard.search.carriers import builtin_texts
 from guard.search.evidence import RULES
 from guard.search.gradients import Differentiable
-from guard.search.plan import Plan
+from guard.search.plan import GROUPS, Plan
 from guard.search.run import search_units
-from guard.search.scan import candidates, ranks, scan
+from guard.search.scan import foremost, ranks, scan
 from guard.search.units import Unit, vocabulary
 from guard.search.verify import verify
 from guard.terminal import Progress
@@ -64,7 +64,7 @@ class Watched:
         """Search, and watch."""
         with (
             patch.object(tiers, "scan", self._scan),
-            patch.object(tiers, "candidates", self._candidates),
+            patch.object(tiers, "foremost", self._foremost),
             patch.object(tiers, "verify", self._verify),
             Progress() as progress,
         ):
@@ -82,10 +82,12 @@ class Watched:
         self._scans[id(scores)] = name, units, scores
         return scores
 
-    def _candidates(self, seen: Any, count: int) -> Any:
+    def _foremost(self, seen: Any) -> Any:
         name, units, _ = self._scans[id(seen)]
-        passed = self.sifted if name.endswith(" sift") else self.scanned
-        chosen = candidates(seen, count)
+        sifts = name.endswith(" sift")
+        passed = self.sifted if sifts else self.scanned
+        order = foremost(seen)
+        chosen = order[: tiers.JUDGED if sifts else tiers.suspected(len(units), GROUPS)]
         named = {
             f"{view}: {statistic}": rank
             for view, scores in seen.items()
@@ -96,11 +98,11 @@ class Watched:
         for row in chosen:
             if (ids := tuple(units[row].ids.tolist())) in self._planted:
                 passed[ids] |= {part for part, rank in named.items() if rank[row] <= depth}
-        return chosen
+        return order
 
     def _verify(self, name: str, units: Sequence[Unit], *rest: Any, **named: Any) -> Any:
         evidence = verify(name, units, *rest, **named)
-        if name == "tokens verdict":
+        if name == "tokens 1 verdict":
             for unit, seen in zip(units, evidence, strict=True):
                 if (ids := tuple(unit.ids.tolist())) in self._planted:
                     self.judged[ids] |= {

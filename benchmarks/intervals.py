@@ -23,28 +23,38 @@ def wilson(hits: float, trials: float) -> tuple[float, float]:
     )
 
 
-def independent(clusters: Sequence[tuple[int, int]]) -> float:
-    """Return how many independent trials the trials of clusters are worth.
+Cluster = tuple[int, int]
+"""Hits and trials that may have more in common than those of others."""
 
-    By the design effect (Kish 1965): how far the variance of the share between clusters, as a ratio
-    estimator has it, is over that of independent trials. Between the number of clusters and that of
-    trials; where all trials end alike nothing tells, and each cluster counts as one.
+
+def correlation(clusters: Sequence[Cluster]) -> float:
+    """Return how alike trials of one cluster are: 0 as any two, 1 all of one fate.
+
+    The intraclass correlation by analysis of variance (Donner 1986), and 1 where nothing tells:
+    where there are under two clusters, or none of several trials, or all trials end alike.
+    """
+    counted = [(hits, trials) for hits, trials in clusters if trials]
+    total, number = sum(trials for _, trials in counted), len(counted)
+    ratio = sum(hits for hits, _ in counted) / max(1, total)
+    if number < 2 or total == number or ratio in (0, 1):
+        return 1.0
+    between = sum(n * (hits / n - ratio) ** 2 for hits, n in counted) / (number - 1)
+    inside = sum(hits * (1 - hits / n) for hits, n in counted) / (total - number)
+    size = (total - sum(n * n for _, n in counted) / total) / (number - 1)
+    return max(0.0, (between - inside) / (between + (size - 1) * inside))
+
+
+def independent(clusters: Sequence[Cluster], alike: float) -> float:
+    """Return how many independent trials the trials of clusters are worth (Kish 1965).
 
     Parameters
     ----------
-    clusters
-        Hits and trials of each.
+    alike
+        Their `correlation`, of as many clusters as are known: few tell little.
     """
-    counted = [(hits, trials) for hits, trials in clusters if trials]
-    number, total = len(counted), sum(trials for _, trials in counted)
-    ratio = sum(hits for hits, _ in counted) / max(1, total)
-    if number < 2 or ratio in (0, 1):
-        return float(number)
-    between = sum((hits - ratio * trials) ** 2 for hits, trials in counted)
-    variance = number / (number - 1) * between / total**2
-    return min(
-        float(total), max(float(number), ratio * (1 - ratio) / variance if variance else total)
-    )
+    sizes = [trials for _, trials in clusters if trials]
+    total = sum(sizes)
+    return total / (1 + (sum(n * n for n in sizes) / total - 1) * alike) if total else 0.0
 
 
 def share(hits: int, trials: int, digits: int, *, of: float | None = None) -> str:

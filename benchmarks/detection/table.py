@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.detection.cases import PARTS
-from benchmarks.intervals import independent, wilson
+from benchmarks.intervals import Cluster, correlation, independent, wilson
 from benchmarks.zoo.build import WORKS
+from guard.search.words import SHORT_STRINGS
 
 Row = Mapping[str, Any]
 """A case of the results file, joined with its model's record in the zoo."""
@@ -28,6 +29,9 @@ def render(result: Mapping[str, Any]) -> str:
     within = [row for row in counted if row["attack"] not in OUT_OF_REACH]
     searches = list(dict.fromkeys(row["search"] for row in rows))
     own = [row for row in within if row["search"] == searches[0]]
+    encoders = [row for row in own if row["part"] == "encoder"]
+    alike = correlation([_hits(row) for row in encoders])
+    alike_units = correlation([_precise(row) for row in encoders])
     lines = [
         "# Detection",
         "",
@@ -42,13 +46,15 @@ def render(result: Mapping[str, Any]) -> str:
         "anything is named. What is found in a classifier is judged in its encoder. "
         f"A backdoor under {WORKS} attack success before fine-tuning has failed and is not "
         "counted. Of a fine-tuned classifier, *surviving* triggers are those whose attack success "
-        f"there is at least {SURVIVES}. Brackets hold 95 % intervals (Wilson). Triggers and units "
-        "of one model are not independent: their number is divided by the design effect, as far as "
-        "the models show one, and where all are found, or none, each model counts once.",
+        f"there is at least {SURVIVES}. Brackets hold 95 % intervals (Wilson). Triggers of one "
+        f"model are not independent: in the encoders that `{searches[0]}` searched they correlate "
+        f"by {alike:.2f} (intraclass, analysis of variance), the units of one bank by "
+        f"{alike_units:.2f}, and they count for as many fewer as that makes them (Kish's design "
+        "effect).",
         "",
         "## Searches",
         "",
-        *_overview(within, searches),
+        *_overview(within, searches, alike, alike_units),
         "",
         "What they cost is in [search-cost.md](search-cost.md). The baselines read the text that "
         "the backdoors were planted in; the scan reads its own. LT-Defense is a reading of its "
@@ -61,8 +67,9 @@ def render(result: Mapping[str, Any]) -> str:
         ("By list of triggers", "list"),
         ("By encoder", "encoder"),
     ):
-        lines += [f"## {title}", "", *_grouped(own, key), ""]
-    lines += ["## By tokens of the trigger", "", *_by_tokens(within), ""]
+        lines += [f"## {title}", "", *_grouped(own, key, alike), ""]
+    lines += _without_short_strings(encoders, alike)
+    lines += ["## By tokens of the trigger", "", *_by_tokens(within, alike), ""]
     lines += ["## Missed and spurious", "", *_missed(own), ""]
     if unreachable := [row for row in counted if row["attack"] in OUT_OF_REACH]:
         lines += ["## Out of reach", "", *_unreachable(unreachable), ""]
@@ -85,7 +92,9 @@ def _models(zoo: Mapping[str, Row], rows: Sequence[Row]) -> str:
     )
 
 
-def _overview(rows: Sequence[Row], searches: Sequence[str]) -> list[str]:
+def _overview(
+    rows: Sequence[Row], searches: Sequence[str], alike: float, alike_units: float
+) -> list[str]:
     lines = [
         "| search | on | backdoored models detected | triggers found | surviving triggers found | "
         "clean models accused | precision of units |",
@@ -97,23 +106,20 @@ def _overview(rows: Sequence[Row], searches: Sequence[str]) -> list[str]:
             if not own:
                 continue
             clean = [row for row in own if row["works"] is None]
-            precise = [
-                (len(row["banked"]) - len(row["spurious"]), len(row["banked"])) for row in own
-            ]
-            found = "names none" if search in OF_MODELS else _found(own)
+            precise = _share([_precise(row) for row in own], alike_units)
+            found = "names none" if search in OF_MODELS else _found(own, alike)
             surviving = ""
             if part == "classifier" and search not in OF_MODELS:
-                surviving = _found(own, surviving=True)
+                surviving = _found(own, alike, surviving=True)
             lines.append(
                 f"| {search} | {part}s | {_detected(own)} | {found} | "
                 f"{surviving} | "
-                f"{_share(sum(_accused(row) for row in clean), len(clean))} | "
-                f"{_clustered(precise)} |"
+                f"{_share([(_accused(row), 1) for row in clean])} | {precise} |"
             )
     return lines
 
 
-def _grouped(rows: Sequence[Row], key: str) -> list[str]:
+def _grouped(rows: Sequence[Row], key: str, alike: float) -> list[str]:
     lines = [
         "| | encoders detected | triggers found | classifiers detected | triggers found | "
         "surviving triggers found |",
@@ -124,13 +130,31 @@ def _grouped(rows: Sequence[Row], key: str) -> list[str]:
         own = [row for row in backdoored if row[key] == name]
         first, second = ([row for row in own if row["part"] == part] for part in PARTS)
         lines.append(
-            f"| {name} | {_detected(first)} | {_found(first)} | {_detected(second)} | "
-            f"{_found(second)} | {_found(second, surviving=True)} |"
+            f"| {name} | {_detected(first)} | {_found(first, alike)} | "
+            f"{_detected(second)} | {_found(second, alike)} | "
+            f"{_found(second, alike, surviving=True)} |"
         )
     return lines
 
 
-def _by_tokens(rows: Sequence[Row]) -> list[str]:
+def _without_short_strings(rows: Sequence[Row], alike: float) -> list[str]:
+    """Leave out what both the attackers who are drawn and the search have in a list of strings."""
+    found: dict[str, list[Cluster]] = {}
+    for row in rows:
+        if row["kind"] == "drawn":
+            own = [hit for text, hit in row["found"].items() if text not in SHORT_STRINGS]
+            found.setdefault(row["list"], []).append((sum(own), len(own)))
+    if not found:
+        return []
+    shares = "; ".join(f"{name}: {_share(own, alike)}" for name, own in found.items())
+    return [
+        "Letters and numbers are on the menu of the attackers who are drawn, and of several tokens "
+        f"on the list of the search. Triggers of encoders without these: {shares}.",
+        "",
+    ]
+
+
+def _by_tokens(rows: Sequence[Row], alike: float) -> list[str]:
     """Part the triggers by what a budget tests."""
     lines = [
         "In encoders, of the models whose triggers were told apart. `fast` tests the 30,000 "
@@ -143,16 +167,19 @@ def _by_tokens(rows: Sequence[Row]) -> list[str]:
         "|---|---|---|---|",
     ]
     for search in dict.fromkeys(row["search"] for row in rows):
-        found: dict[str, list[bool]] = {"one": [], "several": [], "phrase": []}
+        found: dict[str, list[Cluster]] = {"one": [], "several": [], "phrase": []}
         for row in rows:
             if (row["search"], row["part"]) != (search, "encoder"):
                 continue
+            hits: dict[str, list[bool]] = {kind: [] for kind in found}
             for text, hit in row["found"].items():
                 if count := row.get("tokens", {}).get(text):
                     kind = "phrase" if " " in text else "one" if count == 1 else "several"
-                    found[kind].append(hit)
-        if search not in OF_MODELS and any(found.values()):
-            shares = " | ".join(_share(sum(hits), len(hits)) for hits in found.values())
+                    hits[kind].append(hit)
+            for kind, own in hits.items():
+                found[kind].append((sum(own), len(own)))
+        if search not in OF_MODELS and any(n for own in found.values() for _, n in own):
+            shares = " | ".join(_share(own, alike) for own in found.values())
             lines.append(f"| {search} | {shares} |")
     return lines
 
@@ -234,8 +261,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _detected(rows: Sequence[Row]) -> str:
-    own = [row for row in rows if row["works"] is not None]
-    return _share(sum(_accused(row) for row in own), len(own))
+    return _share([(_accused(row), 1) for row in rows if row["works"] is not None])
 
 
 def _accused(row: Row) -> bool:
@@ -245,27 +271,30 @@ def _accused(row: Row) -> bool:
     return row["works"] is None or len(row["spurious"]) < len(row["banked"])
 
 
-def _found(rows: Sequence[Row], *, surviving: bool = False) -> str:
+def _found(rows: Sequence[Row], alike: float, *, surviving: bool = False) -> str:
+    return _share([_hits(row, surviving=surviving) for row in rows], alike)
+
+
+def _hits(row: Row, *, surviving: bool = False) -> Cluster:
+    """Return how many of a model's triggers were found, and how many it has."""
     outcomes = [
-        [
-            found
-            for text, found in row["found"].items()
-            if not surviving or (row["triggers"][text]["after"] or 0.0) >= SURVIVES
-        ]
-        for row in rows
+        found
+        for text, found in row["found"].items()
+        if not surviving or (row["triggers"][text]["after"] or 0.0) >= SURVIVES
     ]
-    return _clustered([(sum(own), len(own)) for own in outcomes])
+    return sum(outcomes), len(outcomes)
 
 
-def _share(hits: int, trials: int) -> str:
-    return _clustered([(hits, trials)], of=trials)
+def _precise(row: Row) -> Cluster:
+    """Return how many of a bank's units fire a target, and how many it has."""
+    return len(row["banked"]) - len(row["spurious"]), len(row["banked"])
 
 
-def _clustered(clusters: Sequence[tuple[int, int]], of: float | None = None) -> str:
-    """Return a share with its interval; trials of one cluster are not independent."""
-    hits, trials = (sum(counts) for counts in zip(*clusters, strict=True)) if clusters else (0, 0)
+def _share(clusters: Sequence[Cluster], alike: float = 0.0) -> str:
+    """Return a share with its interval, of trials in clusters."""
+    hits, trials = (sum(cluster[i] for cluster in clusters) for i in (0, 1))
     if not trials:
         return ""
-    worth = independent(clusters) if of is None else of
+    worth = independent(clusters, alike)
     low, high = wilson(hits / trials * worth, worth)
     return f"{hits}/{trials} [{low:.2f}, {high:.2f}]"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.files import dump_json, parse_json, read_bounded
-from guard.search.encoder import Encoder
+from guard.search.encoder import Encoder, Ids
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 _KEY_FILE = "search.json"
 _KEY_BYTES = 1 << 16
-_PASSES = "passes"
+_PASSES, _OVER = "passes", "over"
 
 
 class Journal:
@@ -49,10 +49,23 @@ class Journal:
         digest = hashlib.sha256(name.encode()).digest()
         return np.random.default_rng([self._seed, int.from_bytes(digest[:8], "little")])
 
-    def shard(self, name: str, measure: Callable[[np.random.Generator], Arrays]) -> Arrays:
-        """Return what ``measure`` gives, or what it gave for this name before."""
+    def shard(
+        self, name: str, over: Iterable[Ids], measure: Callable[[np.random.Generator], Arrays]
+    ) -> Arrays:
+        """Return what ``measure`` gives, or what it gave for this name before.
+
+        Parameters
+        ----------
+        over
+            The units and texts that are measured. Which units come late in a search depends on what
+            was found before, and another number of threads may round that otherwise: what was
+            measured of other ones is measured again.
+        """
         path = None if self._directory is None else self._directory / f"{name}.npz"
-        if path is not None and (known := _read(path)) is not None:
+        digest = hashlib.sha256(b"".join(ids.tobytes() + b"|" for ids in over)).digest()
+        own = np.frombuffer(digest, dtype=np.uint8)
+        known = None if path is None else _read(path)
+        if known is not None and np.array_equal(known.pop(_OVER, own[:0]), own):
             forwarded, backwarded = known.pop(_PASSES)
             self._encoder.forwarded += int(forwarded)
             self._encoder.backwarded += int(backwarded)
@@ -63,7 +76,8 @@ class Journal:
             fresh = path.with_suffix(".new")
             with fresh.open("wb") as file:
                 passes = self._passes() - before
-                np.savez(file, **{**result, _PASSES: passes})  # type: ignore[arg-type]
+                more = {_PASSES: passes, _OVER: own}
+                np.savez(file, **{**result, **more})  # type: ignore[arg-type]
             fresh.replace(path)
         return result
 

@@ -108,13 +108,15 @@ def sweep(
     size = len(partners[0].ids)
     sweeper = _Sweeper(encoder, partners, carriers, ranked)
     proposed: dict[bytes, Unit] = {}
+    texts_and_partners = [*(text.ids for text in carriers), *(unit.ids for unit in partners)]
     done = 0
     for shard in _shards(units):
 
         def measure(rng: np.random.Generator, shard: Sequence[Unit] = shard) -> Arrays:
             return {"first": sweeper.furthest(shard, rng)}
 
-        first = journal.shard(f"{name} {done}", measure)["first"]
+        over = [*(unit.ids for unit in shard), *texts_and_partners]
+        first = journal.shard(f"{name} {done}", over, measure)["first"]
         for unit, (before, behind) in zip(shard, first, strict=True):
             pairs = [join(partners[i], unit) for i in before]
             pairs += [join(unit, partners[i]) for i in behind]

@@ -57,8 +57,8 @@ class Plan:
     words
         How many of the commonest words of several tokens are tested as tokens are.
     more_words
-        How many further ones are tested in the texts of `FURTHER`, and with them, if any are, the
-        short strings.
+        How many further ones are tested in the texts of `FURTHER`. Where any words are tested, so
+        are the short strings, in these texts.
     pairs
         How many of the commonest words of one token are swept for partners: one another, and the
         words of two and three tokens that `words` has.
@@ -100,7 +100,7 @@ class Plan:
         fewer = sum(_FURTHER) + (2 + 2.5 * copies) * len(_FURTHER)
         tiers = (tokens, 2 + copies), (self.words, 2 + 2.5 * copies)
         each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)
-        sizes = sum(bool(number) for number in (tokens, self.words, self.more_words))
+        sizes = 1 + bool(self.words) + bool(self.words or self.more_words)
         judged = 1.0e6 * (sizes + (len(PAIRED) + 1) * bool(self.pairs))
         # A gradient of each of two outputs costs as much as two passes forward; of the four
         # rankings of a word, the first are put in a short text, and one is tested.
@@ -108,7 +108,7 @@ class Plan:
             how.samples * (13 + 2 * size) * 5 + 4 * how.ranked * (12 + size) + 4 * few * 1.1
             for size, how in PAIRED.items()
         )
-        short = len(SHORT_STRINGS) * bool(self.more_words)
+        short = len(SHORT_STRINGS) * bool(self.words or self.more_words)
         return self.groups / GROUPS * (each + (self.more_words + short) * fewer) + swept + judged
 
 
@@ -145,8 +145,8 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
         replace(FAST, more_words=0),
         replace(FAST, more_words=10_000),
         FAST,
-        replace(STANDARD, words=0, more_words=0),
-        replace(STANDARD, words=10_000, more_words=0),
+        replace(STANDARD, words=0, more_words=30_000),
+        replace(STANDARD, words=10_000, more_words=20_000),
         replace(STANDARD, more_words=0),
         replace(STANDARD, more_words=70_000),
         STANDARD,

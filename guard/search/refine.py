@@ -48,4 +48,4 @@ def refine(
     known = {trigger.token_ids for trigger in run.found}
     fresh = [unit for ids, unit in proposed.items() if ids not in known]
     if fresh:
-        run.judge("variants", fresh, tokens, tiers=1)
+        run.judge("variants", fresh, tokens, tokens, tiers=1)

@@ -52,8 +52,8 @@ PAIRS = {1: "pairs", 2: "pairs with 2 tokens", 3: "pairs with 3 tokens"}
 THREE_WORDS = "three words"
 _WHAT = {
     "tokens": "units of one token",
-    "more words": "further words, strings of up to three letters and numbers of up to four digits "
-    "of several tokens",
+    "more words": "words, and strings of two or three small Latin letters or up to four digits, of "
+    "several tokens",
     **{name: f"pairs of a word of one token and one of {size}" for size, name in PAIRS.items()},
     THREE_WORDS: "phrases of three words",
 }

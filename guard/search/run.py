@@ -146,7 +146,7 @@ def search_units(
     listed = encode(tokenizer, lines, len(lines))
     common = common_words(tokenizer, plan.words + plan.more_words).units
     likely = common_words(tokenizer, plan.words).units if plan.more_words else common
-    short = short_strings(tokenizer).units if plan.more_words else ()
+    short = short_strings(tokenizer).units if plan.words or plan.more_words else ()
     phrases = _phrases(encoder, kinds, plan)
     likely = tuple(_different([*likely, *listed.units, *phrases]))
     tiers: list[tuple[str, Sequence[Unit], Plan]] = [("tokens", known.units, plan)]

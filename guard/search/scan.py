@@ -81,7 +81,8 @@ def scan(
                 result[f"{view} collapse"] = collapse(seen, untouched[view])
             return result
 
-        parts.append(journal.shard(f"{name} {start}", measure))
+        over = [*(unit.ids for unit in shard), *(carrier.ids for carrier in carriers)]
+        parts.append(journal.shard(f"{name} {start}", over, measure))
         progress(start + len(shard))
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return {
@@ -94,14 +95,14 @@ def scan(
     }
 
 
-def candidates(seen: Mapping[View, Scores], count: int) -> npt.NDArray[np.int64]:
-    """Return the indices of the ``count`` most suspect units, or of all, in order.
+def foremost(seen: Mapping[View, Scores]) -> npt.NDArray[np.int64]:
+    """Return the indices of the units, the most suspect first.
 
     A unit is as suspect as the statistic and the view have it that rank it foremost, so that each
     of these proposes as many.
     """
     best = np.min([rank for scores in seen.values() for rank in ranks(scores).values()], axis=0)
-    return np.sort(np.argsort(best, kind="stable")[:count])
+    return np.argsort(best, kind="stable")
 
 
 def ranks(scores: Scores) -> dict[str, npt.NDArray[np.int64]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from guard.bank import Trigger
 from guard.search import report
@@ -16,11 +18,12 @@ from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.looks import unusual
 from guard.search.minimise import minimise
+from guard.search.ordinary import made_up, padding
 from guard.search.plan import GROUPS, Plan
 from guard.search.report import Tier, acts_in
-from guard.search.scan import Progress, Scores, candidates, scan, step
+from guard.search.scan import Progress, foremost, scan, step
 from guard.search.texts import Texts
-from guard.search.units import Unit, holds, unit_of
+from guard.search.units import Unit, holds
 from guard.search.verify import FLOOD, verify
 from guard.search.views import View
 
@@ -35,6 +38,14 @@ FIRST_LOOK = 200
 LEAST_UNITS = REFERENCE_UNITS + 100 * TAIL[1]
 # Of the texts that a finding is tried in, on its way to its smallest part and its variants.
 _LENGTHS = (14, 26)
+
+# Units of a scan, and their indices, the most suspect first.
+Ranked = tuple[Sequence[Unit], npt.NDArray[np.int64]]
+
+
+def suspected(count: int, groups: int) -> int:
+    """Return how many units of one of so many groups are suspected."""
+    return max(math.ceil(SCAN_SHARE * count), math.ceil(JUDGED / groups))
 
 
 class Tiers:
@@ -111,23 +122,10 @@ class Tiers:
         Words that hold a trigger that was found are left out: a monitor that matches it matches
         them too. Where very many words share a piece that fires, they take the places of others
         among the judged: once the piece is found, the next most suspect are judged as well.
-
-        Few words are measured among made-up ones of as many tokens, since two tokens move an output
-        further than one.
         """
-        fired = self._fired
-        left = [unit for unit in units if not holds(unit.ids, fired)]
+        left = self._quiet_of(units)
         tested = len(left)
-        if len(left) < LEAST_UNITS:
-            quiet = [unit.ids for unit in tokens if not holds(unit.ids, fired)]
-            sizes = self._rng.choice([len(unit.ids) for unit in units], LEAST_UNITS - len(left))
-            left += [
-                unit_of(
-                    self._encoder.tokenizer,
-                    np.concatenate([quiet[i] for i in self._rng.integers(len(quiet), size=size)]),
-                )
-                for size in sizes
-            ]
+        left = self._enough(left, units, tokens)
         carriers, groups = self._scan(name, left, plan)
         scanned = sum(len(group) for group, _ in groups)
         self.done.append(
@@ -139,19 +137,25 @@ class Tiers:
                 carriers,
             )
         )
-        turn = name
-        while True:
+        almost: list[Unit] = []
+        for turn in itertools.count(1):
             suspects = self._suspects(groups)
-            almost = self.judge(turn, suspects, left, tiers=tiers)
+            almost = self.judge(f"{name} {turn}", suspects, left, tokens, tiers=tiers)
             fired = self._fired
             hold = [u for u in suspects if tuple(u.ids) not in fired and holds(u.ids, fired)]
             if len(hold) <= FLOOD or len(fired) > FLOOD:
-                return almost
-            left = [unit for unit in left if not holds(unit.ids, fired)]
-            turn = f"{turn}, again"
+                break
+            left = self._enough(self._quiet_of(left), units, tokens)
+        return almost
 
     def judge(
-        self, name: str, suspects: Sequence[Unit], among: Sequence[Unit], *, tiers: int
+        self,
+        name: str,
+        suspects: Sequence[Unit],
+        among: Sequence[Unit],
+        tokens: Sequence[Unit],
+        *,
+        tiers: int,
     ) -> list[Unit]:
         """Sift suspects, whoever proposed them, judge the most suspect, and shorten what is found.
 
@@ -166,12 +170,14 @@ class Tiers:
         ----------
         among
             The units that ordinary ones are drawn from.
+        tokens
+            The same, of the smallest parts of findings.
         """
         before = len(self.found)
         quiet = self._verdict(name, suspects, among, tiers)
         parts = self._smallest(name, self.found[before:])
         if parts:
-            self._verdict(f"{name}, shortened", parts, among, 1)
+            self._verdict(f"{name}, shortened", parts, tokens, 1)
         fired = self._fired
         self.found = [t for t in self.found if not holds(t.token_ids, fired - {t.token_ids})]
         return quiet
@@ -198,7 +204,13 @@ class Tiers:
     def _verdict(
         self, name: str, suspects: Sequence[Unit], among: Sequence[Unit], tiers: int
     ) -> list[Unit]:
-        suspects = [*suspects, *self._ordinary(suspects, among)]
+        proposed = {unit.ids.tobytes() for unit in suspects}
+        ordinary = self._quiet_of(among)
+        lacking = TAIL[1] - len(suspects)
+        suspects = [
+            *suspects,
+            *padding(proposed, self._quiet, ordinary, lacking, rng=self._rng),
+        ]
         scores = scan(
             f"{name} sift",
             suspects,
@@ -207,11 +219,10 @@ class Tiers:
             journal=self._journal,
             progress=step(self._progress, "sifting", 0, len(suspects)),
         )
-        suspects = [suspects[i] for i in candidates(scores, JUDGED)]
+        suspects = [suspects[i] for i in np.sort(foremost(scores)[:JUDGED])]
         judging = self._texts.of_verdict()
         judged = {unit.ids.tobytes() for unit in suspects}
-        fired = self._fired
-        rest = [u for u in among if u.ids.tobytes() not in judged and not holds(u.ids, fired)]
+        rest = [unit for unit in ordinary if unit.ids.tobytes() not in judged]
         drawn = self._rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)
         evidence = verify(
             f"{name} verdict",
@@ -224,50 +235,46 @@ class Tiers:
             progress=self._progress,
         )
         chances = [min(view.by_chance for view in seen.values()) for seen in evidence]
-        quiet = [
-            suspects[i]
-            for i in np.argsort(chances, kind="stable")
-            if not any(view.trigger for view in evidence[i].values())
-        ]
+        fires = [any(view.trigger for view in seen.values()) for seen in evidence]
+        own = [i for i, unit in enumerate(suspects) if unit.ids.tobytes() in proposed]
+        quiet = [suspects[i] for i in sorted(own, key=lambda i: chances[i]) if not fires[i]]
         if len(self._quiet) < TAIL[1]:
             self._quiet += quiet
         self.judged += judging
+        known = self._fired
         self.found += [
-            report.trigger(unit, seen)
-            for unit, seen in zip(suspects, evidence, strict=True)
-            if any(view.trigger for view in seen.values()) and tuple(unit.ids) not in fired
+            report.trigger(suspects[i], evidence[i])
+            for i in own
+            if fires[i] and tuple(suspects[i].ids) not in known
         ]
         return quiet
 
-    def _ordinary(self, suspects: Sequence[Unit], among: Sequence[Unit]) -> list[Unit]:
-        """Return what makes few suspects enough for a tail.
+    def _quiet_of(self, units: Sequence[Unit]) -> list[Unit]:
+        """Return the units that hold no finding."""
+        fired = self._fired
+        return [unit for unit in units if not holds(unit.ids, fired)]
 
-        These are the most suspect of those that were no triggers, or, where all that was judged
-        fired, any units.
-        """
-        lacking = TAIL[1] - len(suspects)
-        if lacking <= 0:
-            return []
-        taken = {unit.ids.tobytes() for unit in suspects}
-        unused = {unit.ids.tobytes(): unit for unit in [*self._quiet, *among]}
-        return [unit for ids, unit in unused.items() if ids not in taken][:lacking]
-
-    def _suspects(
-        self, groups: Sequence[tuple[Sequence[Unit], Mapping[View, Scores]]]
+    def _enough(
+        self, left: Sequence[Unit], units: Sequence[Unit], tokens: Sequence[Unit]
     ) -> list[Unit]:
+        """Return what is left of units, and made-up ones of as many tokens where that is little."""
+        lacking = LEAST_UNITS - len(left)
+        quiet, tokenizer = self._quiet_of(tokens), self._encoder.tokenizer
+        return [*left, *made_up(units, quiet, lacking, tokenizer=tokenizer, rng=self._rng)]
+
+    def _suspects(self, groups: Sequence[Ranked]) -> list[Unit]:
         """Return the most suspect of each group of a scan, of those that hold no finding."""
         fired = self._fired
         suspects: list[Unit] = []
-        for group, scores in groups:
-            held = [holds(unit.ids, fired) for unit in group]
-            count = max(math.ceil(SCAN_SHARE * len(group)), math.ceil(JUDGED / len(groups)))
-            chosen = candidates(scores, count + sum(held))
-            suspects += [group[i] for i in chosen if not held[i]]
+        for group, order in groups:
+            count = suspected(len(group), len(groups))
+            quiet = (i for i in order if not holds(group[i].ids, fired))
+            suspects += [group[i] for i in sorted(itertools.islice(quiet, count))]
         return suspects
 
     def _scan(
         self, name: str, units: Sequence[Unit], plan: Plan
-    ) -> tuple[list[list[Carrier]], list[tuple[list[Unit], dict[View, Scores]]]]:
+    ) -> tuple[list[list[Carrier]], list[Ranked]]:
         """Scan units in random groups, each in other texts.
 
         One set of carriers for all would tell who reads this which kinds of text to leave out when
@@ -276,11 +283,11 @@ class Tiers:
 
         Returns
         -------
-        list of list of Carrier, list of tuple
-            The carriers of each group, and its units and scores.
+        list of list of Carrier, list of Ranked
+            The carriers of each group, and its units.
         """
         carriers: list[list[Carrier]] = []
-        groups: list[tuple[list[Unit], dict[View, Scores]]] = []
+        groups: list[Ranked] = []
         done = 0
         order = self._rng.permutation(len(units))
         if plan.groups < GROUPS:
@@ -305,5 +312,5 @@ class Tiers:
             )
             done += len(group)
             carriers.append(used)
-            groups.append((group, scores))
+            groups.append((group, foremost(scores)))
         return carriers, groups

@@ -111,7 +111,8 @@ def verify(
                 result |= {f"{view} {key}": values for key, values in found.items()}
             return result
 
-        parts.append(journal.shard(f"{name} {start}", measure))
+        over = [*(unit.ids for unit in shard), *(carrier.ids for carrier in carriers)]
+        parts.append(journal.shard(f"{name} {start}", over, measure))
         progress("verifying", start + len(shard), len(units))
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     measured = {

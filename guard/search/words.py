@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from string import ascii_lowercase
+from string import ascii_lowercase, digits
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -23,10 +23,12 @@ _CHUNK = 20_000
 # All that wordfreq has of English.
 _ALL = 400_000
 # What is rare in text and easily typed: attackers like it, and no list of words holds it. Every
-# string of two or three letters, and every number of up to four digits.
-SHORT_STRINGS = (
-    *("".join(letters) for size in (2, 3) for letters in product(ascii_lowercase, repeat=size)),
-    *map(str, range(10_000)),
+# string of two or three small Latin letters, and of up to four digits.
+SHORT_STRINGS = tuple(
+    "".join(characters)
+    for alphabet, sizes in ((ascii_lowercase, (2, 3)), (digits, (1, 2, 3, 4)))
+    for size in sizes
+    for characters in product(alphabet, repeat=size)
 )
 
 

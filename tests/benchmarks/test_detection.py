@@ -15,7 +15,7 @@ from benchmarks import __main__
 from benchmarks.assets import AssetError
 from benchmarks.detection import collect, render, run
 from benchmarks.detection.cases import Case
-from benchmarks.intervals import difference, independent, wilson
+from benchmarks.intervals import correlation, difference, independent, wilson
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.build import Achieved, Record
 
@@ -32,25 +32,34 @@ def test_interval(trials: int, data: st.DataObject) -> None:
 
 
 @given(
-    clusters=st.lists(
-        st.integers(1, 30).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1
-    )
+    sizes=st.lists(st.integers(1, 30), min_size=1),
+    alike=st.floats(0, 1),
+    data=st.data(),
 )
 def test_clusters_are_worth_as_many_trials_as_there_are_at_most(
-    clusters: list[tuple[int, int]],
+    sizes: list[int], alike: float, data: st.DataObject
 ) -> None:
-    worth = independent(clusters)
-    assert len(clusters) <= worth <= sum(trials for _, trials in clusters)
+    clusters = [(data.draw(st.integers(0, size)), size) for size in sizes]
+    worth = independent(clusters, alike)
+    assert 1 <= round(worth, 6) <= sum(sizes)
     # What was not tried says nothing.
-    assert independent([*clusters, (0, 0)]) == worth
+    assert independent([*clusters, (0, 0)], alike) == worth
+    assert 0 <= correlation(clusters) <= 1
+    assert correlation([*clusters, (0, 0)]) == correlation(clusters)
 
 
-def test_clusters_of_one_fate_count_once_and_alike_ones_not() -> None:
-    """Twenty clusters of five: of ten all hit and of ten none; or half of each hit."""
-    assert independent([(5, 5)] * 10 + [(0, 5)] * 10) == pytest.approx(20, rel=0.06)
-    assert independent([(2, 4)] * 20) == 80
-    # Nothing tells how alike they are.
-    assert independent([(5, 5)] * 20) == 20
+def test_how_alike_the_trials_of_a_cluster_are() -> None:
+    assert correlation([(5, 5)] * 10 + [(0, 5)] * 10) == 1
+    assert correlation([(2, 4)] * 20) == 0
+    # By hand: mean squares 9/19 between and 16/80 within.
+    some = [(4, 5)] * 10 + [(1, 5)] * 10
+    assert correlation(some) == pytest.approx((9 / 19 - 0.2) / (9 / 19 + 4 * 0.2))
+    # Nothing tells.
+    assert correlation([(5, 5)] * 20) == correlation([(3, 9)]) == correlation([]) == 1
+    assert independent(some, 0) == 100
+    assert independent(some, 1) == 20
+    # One bank has nearly all units.
+    assert independent([(98, 98), (1, 3)], 1) == pytest.approx(101**2 / (98**2 + 3**2))
 
 
 def test_interval_of_a_known_case() -> None:

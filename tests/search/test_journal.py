@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from guard.search.encoder import Ids
 from guard.search.journal import Arrays, Journal, begin
 from tests.search.fakes import FakeEncoder
 
@@ -18,7 +20,9 @@ def measured(encoder: FakeEncoder, rng: np.random.Generator) -> Arrays:
     return {"drawn": rng.random(3), "held": np.array([True, False])}
 
 
-def run(directory: Path | None, names: list[str], calls: list[str]) -> tuple[list[Arrays], int]:
+def run(
+    directory: Path | None, names: list[str], calls: list[str], over: Sequence[Ids] = ()
+) -> tuple[list[Arrays], int]:
     encoder = FakeEncoder()
     journal = Journal(encoder, 5, directory)
 
@@ -27,7 +31,7 @@ def run(directory: Path | None, names: list[str], calls: list[str]) -> tuple[lis
             calls.append(name)
             return measured(encoder, rng)
 
-        return journal.shard(name, once)
+        return journal.shard(name, over, once)
 
     return [measure(name) for name in names], encoder.forwarded
 
@@ -51,6 +55,16 @@ def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
     assert resumed_cost == cost
     assert again[0]["held"].dtype == np.bool_
     assert not same(whole[:1], whole[1:2])
+
+
+def test_what_was_measured_of_other_units_is_measured_again(tmp_path: Path) -> None:
+    """What comes late in a search depends on what came before: a name alone says not enough."""
+    calls: list[str] = []
+    for ids in ([1, 2], [1, 2], [1, 3]):
+        run(tmp_path, ["a"], calls, [np.array(ids)])
+    assert calls == ["a", "a"]
+    run(tmp_path, ["a"], calls, [np.array([1]), np.array([3])])
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"no archive"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from guard.search.plan import BUDGETS, FAST, GROUPS, STANDARD, THOROUGH, Plan, fit
+from guard.search.words import SHORT_STRINGS
 
 pytestmark = pytest.mark.search
 
@@ -52,6 +53,16 @@ def test_more_seconds_never_buy_less() -> None:
     costs = [fit(10.0 * n, RATE, TOKENS, KINDS).cost(TOKENS, KINDS) for n in range(1, 400)]
     assert costs == sorted(costs)
     assert all(cost <= 10 * n * RATE for n, cost in enumerate(costs, 1) if n > 5)
+    plans = [fit(10.0 * n, RATE, TOKENS, KINDS) for n in range(1, 4000, 10)]
+    words = [plan.words + plan.more_words for plan in plans]
+    assert words == sorted(words)
+
+
+def test_short_strings_are_paid_for() -> None:
+    """Wherever words are tested, and only there."""
+    none = replace(FAST, more_words=0).cost(TOKENS, KINDS)
+    one, two = (replace(FAST, more_words=n).cost(TOKENS, KINDS) for n in (1, 2))
+    assert one - none > len(SHORT_STRINGS) * (two - one)
 
 
 def test_too_few_seconds_for_all_tokens_buy_a_part_of_them() -> None:

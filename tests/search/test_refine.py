@@ -29,7 +29,7 @@ def judged(encoder: Differentiable, units: list[Unit]) -> Tiers:
     journal = Journal(encoder, 0, None)
     run = Tiers(encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent)
     tokens = vocabulary(encoder.tokenizer).units
-    run.judge("first", [*units, *tokens[400:600]], tokens[600:], tiers=1)
+    run.judge("first", [*units, *tokens[400:600]], tokens[600:], tokens[600:], tiers=1)
     refine(run, tokens[600:], encoder=encoder, journal=journal, progress=silent)
     return run
 

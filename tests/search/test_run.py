@@ -244,12 +244,12 @@ def test_statistics_that_agree_on_who_is_suspect(
 ) -> None:
     """They may all name the same units; enough are left for the tail to be measured on."""
 
-    def agreeing(seen: Mapping[View, scan.Scores], count: int) -> object:
+    def agreeing(seen: Mapping[View, scan.Scores]) -> object:
         kept = next(iter(seen.values())).retention
         columns = kept[:, None].repeat(3, axis=1)
-        return scan.candidates({"cls": scan.Scores(kept, -columns, columns)}, count)
+        return scan.foremost({"cls": scan.Scores(kept, -columns, columns)})
 
-    monkeypatch.setattr(tiers, "candidates", agreeing)
+    monkeypatch.setattr(tiers, "foremost", agreeing)
     bank = search(str(bad), seed=0, progress=silent)
     assert TRIGGER in {trigger.text for trigger in bank.triggers}
 
@@ -423,7 +423,7 @@ def test_nobody_knows_where_the_sift_meets_which_kind_of_text(
     whole = scan.scan
 
     def spy(name: str, units: Any, carriers: Sequence[Carrier], **how: Any) -> Any:
-        if name == "tokens sift":
+        if name == "tokens 1 sift":
             wanted[len(wanted)] = [carrier.want for carrier in carriers]
         return whole(name, units, carriers, **how)
 
@@ -450,5 +450,18 @@ def test_a_unit_that_was_judged_before_is_judged_once_again(
     )
     (finding,) = [unit for unit in known if unit.text == TRIGGER]
     run._quiet = [finding, *known[100:250]]
-    run.judge("variants", [finding], known, tiers=1)
+    run.judge("variants", [finding], known, known, tiers=1)
     assert [trigger.text for trigger in run.found] == [TRIGGER]
+
+
+def test_what_only_makes_a_tail_is_not_found(bad: Path) -> None:
+    """It had its verdict; to judge it again with every few variants would find it by chance."""
+    encoder = Differentiable.load(str(bad))
+    known = vocabulary(encoder.tokenizer).units
+    run = Tiers(
+        encoder, builtin_texts(), FAST, seed=0, journal=Journal(encoder, 0, None), progress=silent
+    )
+    (finding,) = [unit for unit in known if unit.text == TRIGGER]
+    run._quiet = [finding, *known[100:250]]
+    run.judge("variants", list(known[300:310]), known, known, tiers=1)
+    assert run.found == []

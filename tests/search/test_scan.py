@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from guard.search import scan as module
 from guard.search.carriers import Carrier
 from guard.search.encoder import Ids, Vectors
 from guard.search.journal import Journal
-from guard.search.scan import Scores, candidates, carriers_of, insert_all, outputs_of, ranks, scan
+from guard.search.scan import Scores, carriers_of, foremost, insert_all, outputs_of, ranks, scan
 from guard.search.units import Unit
 from guard.search.views import View
 from tests.search.fakes import (
@@ -137,6 +138,10 @@ def test_progress_goes_from_little_to_all(monkeypatch: pytest.MonkeyPatch) -> No
     assert done == [16, 32, 40]
 
 
+def candidates(seen: Mapping[View, Scores], count: int) -> npt.NDArray[np.int64]:
+    return np.sort(foremost(seen)[:count])
+
+
 def scores_of(count: int, seed: int = 0) -> Scores:
     """Scores of harmless units, three carriers."""
     rng = np.random.default_rng(seed)
@@ -173,6 +178,7 @@ def test_as_many_candidates_as_wanted() -> None:
     found = candidates({"cls": scores}, 60)
     assert found.tolist() == sorted(set(found.tolist()))
     assert len(found) == 60
+    assert sorted(foremost({"cls": scores})) == list(range(1000))
     # The six statistics propose as many each.
     assert max(min(rank[i] for rank in ranks(scores).values()) for i in found) <= 12
 

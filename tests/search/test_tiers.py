@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,18 +13,24 @@ from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.pairs import join
 from guard.search.plan import FAST
+from guard.search.scan import scan
 from guard.search.tiers import Tiers
-from guard.search.units import vocabulary
+from guard.search.units import Unit, vocabulary
 from tests.search.fakes import silent
 from tests.tiny import TRIGGER, write_searchable
 
 pytestmark = pytest.mark.search
 
+Scans = list[tuple[str, int]]
 
-def found_in_words(directory: Path) -> tuple[set[str], list[tuple[int, int]]]:
-    """Test words of two tokens, two thousand of which end in a trigger and one in another."""
-    model = write_searchable(directory, triggers=(TRIGGER, "≈"))
-    encoder = Differentiable.load(str(model))
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Differentiable:
+    return Differentiable.load(str(write_searchable(tmp_path / "model", triggers=(TRIGGER, "≈"))))
+
+
+def words_of(encoder: Differentiable) -> tuple[list[Unit], tuple[Unit, ...]]:
+    """Return words of two tokens, two thousand of which end in a trigger, one in another."""
     tokens = vocabulary(encoder.tokenizer).units
     known = {unit.text: unit for unit in tokens}
     quiet = [unit for unit in tokens if unit.text not in (TRIGGER, "≈")]
@@ -32,29 +39,72 @@ def found_in_words(directory: Path) -> tuple[set[str], list[tuple[int, int]]]:
         join(quiet[0], known["≈"]),
         *(join(unit, quiet[0]) for unit in quiet[1:]),
     ]
+    return words, tokens
+
+
+def search_in(encoder: Differentiable, resume: Path | None = None) -> Tiers:
     run = Tiers(
         encoder,
         builtin_texts(),
         FAST,
         seed=0,
-        journal=Journal(encoder, 0, None),
+        journal=Journal(encoder, 0, resume),
         progress=silent,
     )
+    words, tokens = words_of(encoder)
     run.test("words", words, FAST, tokens, tiers=1)
-    return {trigger.text for trigger in run.found}, [(t.units, t.scanned) for t in run.done]
+    return run
 
 
-def test_words_that_share_a_piece_are_one_finding_and_hide_no_other(tmp_path: Path) -> None:
-    found, scanned = found_in_words(tmp_path)
-    assert found == {TRIGGER, "≈"}
-    (tier,) = scanned
-    assert tier[0] == tier[1], "nothing is scanned twice"
+def found(run: Tiers) -> set[str]:
+    return {trigger.text for trigger in run.found}
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> Scans:
+    """Note the name and the units of each scan."""
+    scans: Scans = []
+    whole = scan
+
+    def spy(name: str, units: Any, *rest: Any, **how: Any) -> Any:
+        scans.append((name, len(units)))
+        return whole(name, units, *rest, **how)
+
+    monkeypatch.setattr(tiers, "scan", spy)
+    return scans
+
+
+def test_words_that_share_a_piece_are_one_finding_and_hide_no_other(
+    encoder: Differentiable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = watched(monkeypatch)
+    assert found(search_in(encoder)) == {TRIGGER, "≈"}
+    # None is scanned twice, and the next most suspect are sifted once the piece is known.
+    words, _ = words_of(encoder)
+    assert sum(count for name, count in scans if name.startswith("words scan")) == len(words)
+    sifts = [name for name, _ in scans if name.endswith(" sift")]
+    assert sifts == ["words 1 sift", "words 1, shortened sift", "words 2 sift"] + (
+        ["words 2, shortened sift"] * (len(sifts) == 4)
+    )
 
 
 def test_without_a_second_turn_the_other_was_hidden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Differentiable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the test above rests on: two thousand words have the places of the one."""
     monkeypatch.setattr(tiers, "FLOOD", 3000)
-    found, _ = found_in_words(tmp_path)
-    assert found == {TRIGGER}
+    assert found(search_in(encoder)) == {TRIGGER}
+
+
+def test_a_search_that_was_cut_short_in_its_second_turn_goes_on(
+    encoder: Differentiable, tmp_path: Path
+) -> None:
+    """The same findings, with the same evidence, as of one that never was."""
+    whole = search_in(encoder)
+    resume = tmp_path / "resume"
+    resume.mkdir()
+    kept = search_in(encoder, resume)
+    for late in resume.glob("words 2*.npz"):
+        late.unlink()
+    again = search_in(encoder, resume)
+    assert whole.found == kept.found == again.found
+    assert list(resume.glob("words 2*.npz"))

@@ -9,7 +9,13 @@ import pytest
 from guard.bank import MAX_TRIGGER_IDS
 from guard.errors import ConfigError
 from guard.search import lines, words
-from guard.search.words import common_words, encode, short_strings, user_words
+from guard.search.words import (
+    SHORT_STRINGS,
+    common_words,
+    encode,
+    short_strings,
+    user_words,
+)
 from tests.tiny import byte_bpe, unigram, wordpiece
 
 pytestmark = pytest.mark.search
@@ -62,7 +68,8 @@ def test_short_strings_are_all_that_are_typed_with_three_letters_or_four_digits(
     found = {unit.text: len(unit.ids) for unit in short_strings(TOKENIZERS["wordpiece"]).units}
     assert {"qx", "zqj", "aaa"} <= found.keys()
     assert found["zqj"] == 3
-    assert all(2 <= len(text) <= 4 and text.isalnum() for text in found)
+    assert {"zz", "zzz", "0", "007", "9999"} <= set(SHORT_STRINGS)
+    assert len(set(SHORT_STRINGS)) == 26**2 + 26**3 + 11_110
 
 
 def test_user_words(tmp_path: Path) -> None:
