@@ -389,8 +389,11 @@ def test_a_word_of_several_tokens_is_found_by_a_fast_search(
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_phrases_that_the_users_text_repeats(bad: Path, count: int) -> None:
+def test_phrases_that_the_users_text_repeats(
+    bad: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A search that tests words tests them too: here, five of two and three words."""
+    monkeypatch.setattr(lists, "SHORT_STRINGS", ())
     lines = ["the old harbour. said once"] * 3 + ["the old harbour, seen twice"] * 2 + ["one more"]
     encoder = Differentiable.load(str(bad))
     found = search_units(
