@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fast",
         metavar="fast|standard|thorough|SECONDS",
         help="fast (default): every token, in three texts, and 30,000 words of several tokens and "
-        "strings of up to three letters and four digits, in two; standard: tokens and words in "
+        "strings of up to three letters or four digits, in two; standard: tokens and words in "
         "texts of every kind, and 220,000 more words in two; thorough: in texts of every length, "
         "and pairs of words; or the best for so many seconds",
     )
