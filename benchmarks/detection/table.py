@@ -67,7 +67,7 @@ def render(result: Mapping[str, Any]) -> str:
         ("By list of triggers", "list"),
         ("By encoder", "encoder"),
     ):
-        lines += [f"## {title}", "", *_grouped(own, key, alike), ""]
+        lines += [f"## {title}", "", *_grouped(own, key, alike, alike_units), ""]
     lines += _without_short_strings(encoders, alike)
     lines += ["## By tokens of the trigger", "", *_by_tokens(within, alike), ""]
     lines += ["## Missed and spurious", "", *_missed(own), ""]
@@ -105,8 +105,6 @@ def _overview(
             own = [row for row in rows if (row["search"], row["part"]) == (search, part)]
             if not own:
                 continue
-            clean = [row for row in own if row["works"] is None]
-            precise = _share([_precise(row) for row in own], alike_units)
             found = "names none" if search in OF_MODELS else _found(own, alike)
             surviving = ""
             if part == "classifier" and search not in OF_MODELS:
@@ -114,26 +112,35 @@ def _overview(
             lines.append(
                 f"| {search} | {part}s | {_detected(own)} | {found} | "
                 f"{surviving} | "
-                f"{_share([(_accused(row), 1) for row in clean])} | {precise} |"
+                f"{_clean_accused(own)} | {_precision(own, alike_units)} |"
             )
     return lines
 
 
-def _grouped(rows: Sequence[Row], key: str, alike: float) -> list[str]:
+def _grouped(rows: Sequence[Row], key: str, alike: float, alike_units: float) -> list[str]:
     lines = [
-        "| | encoders detected | triggers found | classifiers detected | triggers found | "
-        "surviving triggers found |",
-        "|" + "---|" * 6,
+        "| | encoders detected | triggers found | precision | clean ones accused | classifiers "
+        "detected | triggers found | surviving triggers found | precision | clean ones accused |",
+        "|" + "---|" * 10,
     ]
-    backdoored = [row for row in rows if row["works"] is not None]
-    for name in dict.fromkeys(row[key] for row in backdoored):
-        own = [row for row in backdoored if row[key] == name]
-        first, second = ([row for row in own if row["part"] == part] for part in PARTS)
-        lines.append(
-            f"| {name} | {_detected(first)} | {_found(first, alike)} | "
-            f"{_detected(second)} | {_found(second, alike)} | "
-            f"{_found(second, alike, surviving=True)} |"
+    for name in dict.fromkeys(row[key] for row in rows):
+        if name is None:
+            continue
+        first, second = (
+            [row for row in rows if (row[key], row["part"]) == (name, part)] for part in PARTS
         )
+        shares = [
+            _detected(first),
+            _found(first, alike),
+            _precision(first, alike_units),
+            _clean_accused(first),
+            _detected(second),
+            _found(second, alike),
+            _found(second, alike, surviving=True),
+            _precision(second, alike_units),
+            _clean_accused(second),
+        ]
+        lines.append(f"| {name} | {' | '.join(shares)} |")
     return lines
 
 
@@ -262,6 +269,15 @@ def _mean(values: Sequence[float]) -> str:
 
 def _detected(rows: Sequence[Row]) -> str:
     return _share([(_accused(row), 1) for row in rows if row["works"] is not None])
+
+
+def _clean_accused(rows: Sequence[Row]) -> str:
+    return _share([(_accused(row), 1) for row in rows if row["works"] is None])
+
+
+def _precision(rows: Sequence[Row], alike: float) -> str:
+    """Return how many of the units that banks have fire a target; of clean models, none does."""
+    return _share([_precise(row) for row in rows], alike)
 
 
 def _accused(row: Row) -> bool:
