@@ -98,6 +98,8 @@ def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
     those that it seizes; the others are told in short.
     """
     seized = [view for view, seen in evidence.items() if seen.trigger]
+    # What many findings share need not be a trigger by its own evidence.
+    seized = seized or [min(evidence, key=lambda v: evidence[v].least)]
     told = evidence[min(seized, key=lambda v: evidence[v].least)]
     statistics = rounded({**asdict(told), "rules": list(told.rules), "acts_in": told.acts_in})
     statistics["views"] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, cast
 
 import numpy as np
@@ -38,6 +38,10 @@ FIRST_LOOK = 200
 LEAST_UNITS = REFERENCE_UNITS + 100 * TAIL[1]
 # Of the texts that a finding is tried in, on its way to its smallest part and its variants.
 _LENGTHS = (14, 26)
+
+# A part that so many findings share, and that does what they do, is found with them: an attacker
+# can keep a token just below what is named, and not all that holds it.
+SHARED = 5
 
 # Units of a scan, and their indices, the most suspect first.
 Ranked = tuple[Sequence[Unit], npt.NDArray[np.int64]]
@@ -175,9 +179,15 @@ class Tiers:
         """
         before = len(self.found)
         quiet = self._verdict(name, suspects, among, tiers)
-        parts = self._smallest(name, self.found[before:])
+        findings = self.found[before:]
+        parts = self._smallest(name, findings)
         if parts:
-            self._verdict(f"{name}, shortened", parts, tokens, 1)
+            shared = {
+                part.ids.tobytes()
+                for part in parts
+                if sum(holds(t.token_ids, {tuple(part.ids.tolist())}) for t in findings) >= SHARED
+            }
+            self._verdict(f"{name}, shortened", parts, tokens, 1, sure=shared)
         fired = self._fired
         self.found = [t for t in self.found if not holds(t.token_ids, fired - {t.token_ids})]
         return quiet
@@ -202,8 +212,14 @@ class Tiers:
         return [part for ids, part in parts.items() if ids not in self._fired]
 
     def _verdict(
-        self, name: str, suspects: Sequence[Unit], among: Sequence[Unit], tiers: int
+        self,
+        name: str,
+        suspects: Sequence[Unit],
+        among: Sequence[Unit],
+        tiers: int,
+        sure: Set[bytes] = frozenset(),
     ) -> list[Unit]:
+        """Sift and judge; what is ``sure``, by its ids as bytes, is found in any case."""
         proposed = {unit.ids.tobytes() for unit in suspects}
         ordinary = self._quiet_of(among)
         lacking = TAIL[1] - len(suspects)
@@ -219,7 +235,8 @@ class Tiers:
             journal=self._journal,
             progress=step(self._progress, "sifting", 0, len(suspects)),
         )
-        suspects = [suspects[i] for i in np.sort(foremost(scores)[:JUDGED])]
+        chosen = set(foremost(scores)[:JUDGED].tolist())
+        suspects = [u for i, u in enumerate(suspects) if i in chosen or u.ids.tobytes() in sure]
         judging = self._texts.of_verdict()
         judged = {unit.ids.tobytes() for unit in suspects}
         rest = [unit for unit in ordinary if unit.ids.tobytes() not in judged]
@@ -235,7 +252,10 @@ class Tiers:
             progress=self._progress,
         )
         chances = [min(view.by_chance for view in seen.values()) for seen in evidence]
-        fires = [any(view.trigger for view in seen.values()) for seen in evidence]
+        fires = [
+            any(view.trigger for view in seen.values()) or unit.ids.tobytes() in sure
+            for unit, seen in zip(suspects, evidence, strict=True)
+        ]
         own = [i for i, unit in enumerate(suspects) if unit.ids.tobytes() in proposed]
         quiet = [suspects[i] for i in sorted(own, key=lambda i: chances[i]) if not fires[i]]
         if len(self._quiet) < TAIL[1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from guard.search.plan import FAST
 from guard.search.scan import scan
 from guard.search.tiers import Tiers
 from guard.search.units import Unit, vocabulary
+from guard.search.verify import verify
 from tests.search.fakes import silent
 from tests.tiny import TRIGGER, write_searchable
 
@@ -93,6 +95,32 @@ def test_without_a_second_turn_the_other_was_hidden(
     """What the test above rests on: two thousand words have the places of the one."""
     monkeypatch.setattr(tiers, "FLOOD", 3000)
     assert found(search_in(encoder)) == {TRIGGER}
+
+
+@pytest.mark.parametrize("shared", [tiers.SHARED, 10_000])
+def test_a_part_that_many_findings_share_needs_no_verdict_of_its_own(
+    shared: int, encoder: Differentiable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attacker keeps a token below all rules, and not the words that hold it."""
+    monkeypatch.setattr(tiers, "SHARED", shared)
+
+    def quiet_parts(name: str, *rest: Any, **how: Any) -> Any:
+        evidence = verify(name, *rest, **how)
+        if "shortened" not in name:
+            return evidence
+        return [{view: replace(own, rules=()) for view, own in seen.items()} for seen in evidence]
+
+    monkeypatch.setattr(tiers, "verify", quiet_parts)
+    run = search_in(encoder)
+    if shared < 10_000:
+        assert found(run) >= {TRIGGER}
+        (part,) = [trigger for trigger in run.found if trigger.text == TRIGGER]
+        assert part.statistics["rules"] == []
+        assert part.view in encoder.views
+        assert not any(TRIGGER in text for text in found(run) - {TRIGGER})
+    else:
+        assert TRIGGER not in found(run)
+        assert any(TRIGGER in text for text in found(run))
 
 
 def test_a_search_that_was_cut_short_in_its_second_turn_goes_on(
