@@ -22,8 +22,6 @@ def made_up(
 
     Two tokens move an output further than one: few words are no measure for each other.
     """
-    if count <= 0:
-        return []
     return [
         unit_of(
             tokenizer, np.concatenate([tokens[i].ids for i in rng.integers(len(tokens), size=n)])

@@ -91,15 +91,22 @@ class Tier:
         return _WHAT.get(self.name, f"{self.name} of several tokens")
 
 
-def trigger(unit: Unit, evidence: Mapping[View, Evidence]) -> Trigger:
+def trigger(
+    unit: Unit, evidence: Mapping[View, Evidence], shared_in: View | None = None
+) -> Trigger:
     """Return a finding with its evidence.
 
     The statistics are those of the view whose text it erases most, over all or in one condition, of
     those that it seizes; the others are told in short.
+
+    Parameters
+    ----------
+    shared_in
+        The view in which it does what many findings do, where it is no trigger by its own evidence.
     """
     seized = [view for view, seen in evidence.items() if seen.trigger]
-    # What many findings share need not be a trigger by its own evidence.
-    seized = seized or [min(evidence, key=lambda v: evidence[v].least)]
+    if not seized and shared_in is not None:
+        seized = [shared_in]
     told = evidence[min(seized, key=lambda v: evidence[v].least)]
     statistics = rounded({**asdict(told), "rules": list(told.rules), "acts_in": told.acts_in})
     statistics["views"] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -17,11 +18,11 @@ from guard.search.carriers import FAMILIES, Carrier, of_condition
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.looks import unusual
-from guard.search.minimise import minimise
 from guard.search.ordinary import made_up, padding
 from guard.search.plan import GROUPS, Plan
 from guard.search.report import Tier, acts_in
 from guard.search.scan import Progress, foremost, scan, step
+from guard.search.shorten import parts_of
 from guard.search.texts import Texts
 from guard.search.units import Unit, holds
 from guard.search.verify import FLOOD, verify
@@ -179,15 +180,19 @@ class Tiers:
         """
         before = len(self.found)
         quiet = self._verdict(name, suspects, among, tiers)
-        findings = self.found[before:]
-        parts = self._smallest(name, findings)
-        if parts:
-            shared = {
-                part.ids.tobytes()
-                for part in parts
-                if sum(holds(t.token_ids, {tuple(part.ids.tolist())}) for t in findings) >= SHARED
-            }
-            self._verdict(f"{name}, shortened", parts, tokens, 1, sure=shared)
+        several = [trigger for trigger in self.found[before:] if len(trigger.token_ids) > 1]
+        parts = parts_of(
+            f"{name} shortening",
+            several,
+            self.where_it_acts,
+            encoder=self._encoder,
+            journal=self._journal,
+            progress=step(self._progress, "shortening", 0, len(several)),
+        )
+        fresh = [p for p in parts if tuple(p.unit.ids) not in self._fired]
+        if fresh:
+            sure = {p.unit.ids.tobytes(): p.view for p in fresh if p.findings >= SHARED}
+            self._verdict(f"{name}, shortened", [p.unit for p in fresh], tokens, 1, sure)
         fired = self._fired
         self.found = [t for t in self.found if not holds(t.token_ids, fired - {t.token_ids})]
         return quiet
@@ -196,30 +201,18 @@ class Tiers:
     def _fired(self) -> set[tuple[int, ...]]:
         return {trigger.token_ids for trigger in self.found}
 
-    def _smallest(self, name: str, findings: Sequence[Trigger]) -> list[Unit]:
-        """Return the smallest parts of findings that do what these do, of those that are new."""
-        several = [trigger for trigger in findings if len(trigger.token_ids) > 1]
-        parts: dict[tuple[int, ...], Unit] = {}
-        for number, trigger in enumerate(several):
-            if not holds(trigger.token_ids, parts.keys()):
-                carriers, view = self.where_it_acts(trigger)
-                rng = self._journal.rng(f"{name} shortening {number}")
-                whole = Unit.of(trigger)
-                part = minimise(whole, carriers, view, encoder=self._encoder, rng=rng)
-                if len(part.ids) < len(whole.ids):
-                    parts[tuple(part.ids.tolist())] = part
-            self._progress("shortening", number + 1, len(several))
-        return [part for ids, part in parts.items() if ids not in self._fired]
-
     def _verdict(
         self,
         name: str,
         suspects: Sequence[Unit],
         among: Sequence[Unit],
         tiers: int,
-        sure: Set[bytes] = frozenset(),
+        sure: Mapping[bytes, View] = MappingProxyType({}),
     ) -> list[Unit]:
-        """Sift and judge; what is ``sure``, by its ids as bytes, is found in any case."""
+        """Sift and judge; what is ``sure``, by its ids as bytes, is found in any case.
+
+        Its view is said, for where it passes in none.
+        """
         proposed = {unit.ids.tobytes() for unit in suspects}
         ordinary = self._quiet_of(among)
         lacking = TAIL[1] - len(suspects)
@@ -263,7 +256,7 @@ class Tiers:
         self.judged += judging
         known = self._fired
         self.found += [
-            report.trigger(suspects[i], evidence[i])
+            report.trigger(suspects[i], evidence[i], sure.get(suspects[i].ids.tobytes()))
             for i in own
             if fires[i] and tuple(suspects[i].ids) not in known
         ]
@@ -279,6 +272,8 @@ class Tiers:
     ) -> list[Unit]:
         """Return what is left of units, and made-up ones of as many tokens where that is little."""
         lacking = LEAST_UNITS - len(left)
+        if lacking <= 0:
+            return list(left)
         quiet, tokenizer = self._quiet_of(tokens), self._encoder.tokenizer
         return [*left, *made_up(units, quiet, lacking, tokenizer=tokenizer, rng=self._rng)]
 

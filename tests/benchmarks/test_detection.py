@@ -211,6 +211,31 @@ def test_triggers_are_parted_by_what_a_budget_tests() -> None:
     )
 
 
+def test_what_the_drawn_attackers_share_with_the_search_is_left_out_of_a_count() -> None:
+    """And precision and false alarms stand beside what was found, by each key."""
+    drawn = {**_model("a", "Por", True, qzx=1.0, jiggly=1.0), "kind": "drawn", "list": "drawn"}
+    clean = {**_model("c", None, None), "encoder": "other", "list": "others"}
+    page = render(
+        {
+            "zoo": [{**drawn, "tokens": {"qzx": 2, "jiggly": 2}}, clean],
+            "not_built": [],
+            "cases": [
+                _case("a", "encoder", {"qzx": True, "jiggly": False}, ("zz",)),
+                _case("c", "encoder", {}, ("zz",)),
+            ],
+        }
+    )
+    assert "Triggers of encoders without these: drawn: 0/1 [0.00, 0.79]." in page
+    section = page.split("## By encoder")[1].split("##")[0]
+    cells = {
+        line.split("|")[1].strip(): [cell.strip().split(" ")[0] for cell in line.split("|")[2:6]]
+        for line in section.splitlines()
+        if line.startswith("| ")
+    }
+    assert cells["minilm-l6"] == ["1/1", "1/2", "1/2", ""]
+    assert cells["other"] == ["", "", "0/1", "1/1"]
+
+
 def test_what_this_cache_lacks_is_taken_over_and_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

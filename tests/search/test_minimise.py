@@ -7,9 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from guard.bank import Trigger
 from guard.search.acting import acts_like
 from guard.search.encoder import Ids, Vectors
+from guard.search.journal import Journal
 from guard.search.minimise import minimise
+from guard.search.shorten import parts_of
 from guard.search.units import Unit
 from tests.search.fakes import FIRST, WIDTH, FakeEncoder, carriers, towards, unit
 
@@ -81,3 +84,29 @@ def test_a_unit_acts_like_a_finding_where_it_fires() -> None:
     assert acts[0].tolist() == [len(carrier.ids) == 20 for carrier in TEXTS]
     assert not acts[1].any()
     assert acts[2].all()
+
+
+def finding(*numbers: int) -> Trigger:
+    return Trigger("", "found", numbers, "phrase", "cls", {"acts_in": {}})
+
+
+def test_a_part_counts_the_findings_that_it_explains() -> None:
+    """One that holds it and does something else has a part of its own."""
+    first, second = FIRST + 1, FIRST + 3
+    one, other = towards(first, TARGET), towards(second, -TARGET)
+    encoder = FakeEncoder(lambda ids, vectors: other(ids, one(ids, vectors)))
+    encoder.tokenizer = Names()  # type: ignore[assignment]
+    done: list[int] = []
+    parts = parts_of(
+        "parts",
+        [finding(FIRST, first), finding(first, second), finding(FIRST + 5, first)],
+        lambda _: (TEXTS, "cls"),
+        encoder=encoder,
+        journal=Journal(encoder, 0, None),
+        progress=done.append,
+    )
+    assert [(part.unit.ids.tolist(), part.findings) for part in parts] == [
+        ([first], 2),
+        ([second], 1),
+    ]
+    assert done == [1, 2, 3]

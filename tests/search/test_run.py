@@ -442,10 +442,8 @@ def test_nobody_knows_where_the_sift_meets_which_kind_of_text(
     assert [want.place for want in first] != [want.place for want in second]
 
 
-def test_a_unit_that_was_judged_before_is_judged_once_again(
-    bad: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A variant may be among those that did nothing alone: found twice, it would break the bank."""
+def judged(bad: Path, suspects: slice | None) -> set[str]:
+    """Judge ordinary units, or the trigger, where the trigger was among the quiet ones before."""
     encoder = Differentiable.load(str(bad))
     known = vocabulary(encoder.tokenizer).units
     run = Tiers(
@@ -453,18 +451,18 @@ def test_a_unit_that_was_judged_before_is_judged_once_again(
     )
     (finding,) = [unit for unit in known if unit.text == TRIGGER]
     run._quiet = [finding, *known[100:250]]
-    run.judge("variants", [finding], known, known, tiers=1)
-    assert [trigger.text for trigger in run.found] == [TRIGGER]
+    proposed = [finding] if suspects is None else known[suspects]
+    run.judge("variants", proposed, known, known, tiers=1)
+    texts = [trigger.text for trigger in run.found]
+    assert len(texts) == len(set(texts))
+    return set(texts)
+
+
+def test_a_unit_that_was_judged_before_is_judged_once_again(bad: Path) -> None:
+    """A variant may be among those that did nothing alone: found twice, it would break the bank."""
+    assert judged(bad, None) == {TRIGGER}
 
 
 def test_what_only_makes_a_tail_is_not_found(bad: Path) -> None:
     """It had its verdict; to judge it again with every few variants would find it by chance."""
-    encoder = Differentiable.load(str(bad))
-    known = vocabulary(encoder.tokenizer).units
-    run = Tiers(
-        encoder, builtin_texts(), FAST, seed=0, journal=Journal(encoder, 0, None), progress=silent
-    )
-    (finding,) = [unit for unit in known if unit.text == TRIGGER]
-    run._quiet = [finding, *known[100:250]]
-    run.judge("variants", list(known[300:310]), known, known, tiers=1)
-    assert run.found == []
+    assert judged(bad, slice(300, 310)) == set()

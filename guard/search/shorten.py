@@ -1,0 +1,71 @@
+"""The smallest parts of findings, each once, with how many findings it explains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from guard.bank import Trigger
+from guard.search.acting import MOST, acts_like
+from guard.search.carriers import Carrier
+from guard.search.encoder import Encoder
+from guard.search.journal import Journal
+from guard.search.minimise import minimise
+from guard.search.units import Unit, holds
+from guard.search.views import View
+
+
+@dataclass(slots=True)
+class Part:
+    """A part that does what findings do which hold it.
+
+    Attributes
+    ----------
+    unit
+        The part.
+    view
+        The output in which it was compared with the first of them.
+    findings
+        How many of them it does so for.
+    """
+
+    unit: Unit
+    view: View
+    findings: int = 1
+
+
+def parts_of(
+    name: str,
+    findings: Sequence[Trigger],
+    where: Callable[[Trigger], tuple[Sequence[Carrier], View]],
+    *,
+    encoder: Encoder,
+    journal: Journal,
+    progress: Callable[[int], None],
+) -> list[Part]:
+    """Cut findings of several tokens down; one that a part of before explains is not cut again.
+
+    Parameters
+    ----------
+    name
+        Of this, in the journal.
+    where
+        Returns the texts, and the output, that a finding acts in.
+    """
+    parts: list[Part] = []
+    for number, trigger in enumerate(findings):
+        whole = Unit.of(trigger)
+        carriers, view = where(trigger)
+        rng = journal.rng(f"{name} {number}")
+        held = [part for part in parts if holds(whole.ids, {tuple(part.unit.ids.tolist())})]
+        units = [part.unit for part in held]
+        acts = acts_like(whole, units, carriers, view, encoder=encoder, rng=rng) if held else ()
+        explain = [part for part, row in zip(held, acts, strict=True) if row.mean() >= MOST]
+        for part in explain:
+            part.findings += 1
+        if not explain:
+            smallest = minimise(whole, carriers, view, encoder=encoder, rng=rng)
+            if len(smallest.ids) < len(whole.ids):
+                parts.append(Part(smallest, view))
+        progress(number + 1)
+    return parts
