@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-RULES = ("gathers", "erases", "stands out")
+GATHERS = "gathers"
+RULES = (GATHERS, "erases", "stands out")
 
 # A finding that keeps more of the text than this, and less than half as much in one condition, acts
 # in that one.
@@ -71,6 +72,13 @@ class Evidence:
     lengths: dict[str, InCondition]
     copies: dict[str, InCondition]
     rules: tuple[str, ...]
+
+    @property
+    def gathers_once(self) -> bool:
+        """Whether it gathers texts of one kind, place or length that it stands in once."""
+        families = self.kinds, self.places, self.lengths
+        fired = any(seen.fired for own in families for seen in own.values())
+        return fired and GATHERS in self.rules
 
     @property
     def least(self) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from guard.errors import ModelError
 from guard.search.checkpoint import Checkpoint
 from guard.search.encoder import Encoder, Ids
 from guard.search.views import View
@@ -42,3 +43,19 @@ class Differentiable(Encoder):
             for view in self.views
             if view in ("cls", "mean", "last")
         }
+
+    def gradient(self, moved: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Return ``[n, length, e]``: of how far each row moved, ``[n]``, at its embeddings.
+
+        Raises
+        ------
+        ModelError
+            It is not finite: the weights are damaged.
+        """
+        (gradient,) = torch.autograd.grad(moved.sum(), embedded, retain_graph=True)
+        if not bool(torch.isfinite(gradient).all()):
+            raise ModelError(
+                f"{self.identity.name} gives gradients that are not finite; its weights are "
+                "damaged. Download them again and compare their sha256 with the publisher's"
+            )
+        return gradient

@@ -59,6 +59,8 @@ class Plan:
     more_words
         How many further ones are tested in the texts of `FURTHER`. Where any words are tested, so
         are the short strings, in these texts.
+    starts
+        From how many random sequences of tokens a round of climbs starts.
     pairs
         How many of the commonest words of one token are swept for partners: one another, and the
         words of two and three tokens that `words` has.
@@ -73,6 +75,7 @@ class Plan:
     name: str
     words: int = 0
     more_words: int = 0
+    starts: int = 0
     pairs: int = 0
     lengths: tuple[int, ...] = _FAST
     every_kind: bool = False
@@ -101,7 +104,10 @@ class Plan:
         tiers = (tokens, 2 + copies), (self.words, 2 + 2.5 * copies)
         each = sum(count * self.carriers(kinds) * (mean + more) for count, more in tiers)
         sizes = 1 + bool(self.words) + bool(self.words or self.more_words)
-        judged = 1.0e6 * (sizes + (len(PAIRED) + 1) * bool(self.pairs))
+        # An update takes gradients and tries a change of each place, in short texts; what comes of
+        # a round is judged, and a clean model has one round.
+        climbed = self.starts * 1.0e4
+        judged = 1.0e6 * (sizes + bool(self.starts) + (len(PAIRED) + 1) * bool(self.pairs))
         # A gradient of each of two outputs costs as much as two passes forward; of the four
         # rankings of a word, the first are put in a short text, and one is tested.
         swept = self.pairs * sum(
@@ -109,17 +115,26 @@ class Plan:
             for size, how in PAIRED.items()
         )
         short = len(SHORT_STRINGS) * bool(self.words or self.more_words)
-        return self.groups / GROUPS * (each + (self.more_words + short) * fewer) + swept + judged
+        scanned = self.groups / GROUPS * (each + (self.more_words + short) * fewer)
+        return scanned + climbed + swept + judged
 
 
 # How words are tested that are many for their worth to an attacker.
 FURTHER = Plan("further words", lengths=_FURTHER)
-FAST = Plan("fast", more_words=30_000)
-STANDARD = Plan("standard", words=30_000, more_words=220_000, lengths=_EVERY_KIND, every_kind=True)
+FAST = Plan("fast", more_words=30_000, starts=256)
+STANDARD = Plan(
+    "standard",
+    words=30_000,
+    more_words=220_000,
+    starts=1024,
+    lengths=_EVERY_KIND,
+    every_kind=True,
+)
 THOROUGH = Plan(
     "thorough",
     words=30_000,
     more_words=220_000,
+    starts=4096,
     pairs=12_000,
     lengths=(*_EVERY_KIND, *_LONG),
     every_kind=True,
@@ -142,8 +157,8 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
         Token-forwards in a second.
     """
     possible = [
-        replace(FAST, more_words=0),
-        replace(FAST, more_words=10_000),
+        replace(FAST, more_words=0, starts=0),
+        replace(FAST, more_words=10_000, starts=0),
         FAST,
         replace(STANDARD, words=0, more_words=30_000),
         replace(STANDARD, words=10_000, more_words=20_000),
@@ -155,6 +170,6 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
     affordable = [plan for plan in possible if plan.cost(tokens, kinds) <= seconds * rate]
     if affordable:
         return replace(affordable[-1], name=f"{seconds:g} s")
-    part = [replace(FAST, more_words=0, groups=groups) for groups in range(1, GROUPS)]
+    part = [replace(FAST, more_words=0, starts=0, groups=groups) for groups in range(1, GROUPS)]
     affordable = [plan for plan in part if plan.cost(tokens, kinds) <= seconds * rate]
     return replace((affordable or part[:1])[-1], name=f"{seconds:g} s")

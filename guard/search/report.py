@@ -15,6 +15,7 @@ from wordfreq import zipf_frequency
 from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
 from guard.search.carriers import PLACES, SEVERAL, Carrier
+from guard.search.climb import SIZE, Climbed
 from guard.search.encoder import Encoder
 from guard.search.evidence import Evidence
 from guard.search.measured import RADIUS
@@ -191,6 +192,7 @@ def coverage(
     plan: Plan,
     *,
     tiers: Sequence[Tier],
+    climbed: Sequence[Climbed],
     swept: Sequence[Swept],
     judged: Sequence[Carrier],
     flooded: bool,
@@ -203,6 +205,8 @@ def coverage(
         The user's own list.
     phrases
         How many phrases of the user's own text were tested.
+    climbed
+        What each round of climbs proposed.
     swept
         What was proposed of pairs and words of three.
     judged
@@ -224,12 +228,18 @@ def coverage(
         if swept
         else ""
     )
+    sequences = (
+        f"; or {SIZE} tokens side by side, and their smallest part that acts alike, that the "
+        f"gradients of these outputs lead to from {sum(r.starts for r in climbed):,} random ones"
+        if climbed
+        else ""
+    )
     not_tested = [FLOODED] if flooded else []
     if plan.groups < GROUPS:
         left = tiers[0].units - tiers[0].scanned
         not_tested.append(f"{left:,} of the {tiers[0].units:,} tokens: there was no time for them")
     not_tested.append(f"{'other ' if several else ''}words of several tokens")
-    not_tested.append("other pairs and phrases" if swept else "pairs and phrases")
+    not_tested.append("other pairs and phrases" if swept or climbed else "pairs and phrases")
     not_tested += NOT_TESTED
     not_tested += [what for view, what in _ABSENT.items() if view not in views]
     if "last" in views:
@@ -249,7 +259,7 @@ def coverage(
             f"scanned in ({each}), which are drawn at random: those of tokens of "
             f"{'every kind' if plan.every_kind else 'three kinds'}, of {min(plan.lengths)} to "
             f"{max(plan.lengths)} tokens; in a third of those without a mask, or in one, two or "
-            f"three times{pairs}"
+            f"three times{sequences}{pairs}"
         ),
         "views": list(views),
         "units": known.kinds,
@@ -276,6 +286,7 @@ def coverage(
             }
             for tier in tiers
         ],
+        "sequences": [len(climb.proposed) for climb in climbed],
         "verdict_carriers": len(judged),
         "verdict_kinds": kinds,
         "verdict_places": list(PLACES),

@@ -30,6 +30,7 @@ from guard.search.plan import BUDGETS, FAST, FURTHER, GROUPS, PAIRED, Plan, fit
 from guard.search.predictions import with_predictions
 from guard.search.refine import refine
 from guard.search.scan import Progress
+from guard.search.sequences import search_sequences
 from guard.search.tiers import JUDGED, LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.verify import FLOOD
@@ -163,6 +164,13 @@ def search_units(
     count = len(tiers) + (len(PAIRED) + 1) * bool(plan.pairs)
     for name, units, how in tiers:
         run.test(name, units, how, known.units, tiers=count)
+    climbed = (
+        search_sequences(
+            run, known.units, plan, encoder=encoder, journal=journal, progress=progress
+        )
+        if plan.starts
+        else []
+    )
     swept = (
         search_pairs(
             run,
@@ -206,6 +214,7 @@ def search_units(
             len(phrases),
             plan,
             tiers=run.done,
+            climbed=climbed,
             swept=swept,
             judged=run.judged,
             flooded=flooded,

@@ -1,4 +1,4 @@
-"""The smallest parts of findings, each once, with how many findings it explains."""
+"""The smallest parts of findings, each once, with the findings that it explains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.minimise import minimise
-from guard.search.units import Unit, holds
+from guard.search.units import Unit
 from guard.search.views import View
 
 
@@ -26,12 +26,12 @@ class Part:
     view
         The output in which it was compared with the first of them.
     findings
-        How many of them it does so for.
+        The ids of those that it does so for.
     """
 
     unit: Unit
     view: View
-    findings: int = 1
+    findings: list[tuple[int, ...]]
 
 
 def parts_of(
@@ -57,15 +57,16 @@ def parts_of(
         whole = Unit.of(trigger)
         carriers, view = where(trigger)
         rng = journal.rng(f"{name} {number}")
-        held = [part for part in parts if holds(whole.ids, {tuple(part.unit.ids.tolist())})]
+        # Its tokens may stand apart in the finding.
+        held = [part for part in parts if {*part.unit.ids.tolist()} <= {*trigger.token_ids}]
         units = [part.unit for part in held]
         acts = acts_like(whole, units, carriers, view, encoder=encoder, rng=rng) if held else ()
         explain = [part for part, row in zip(held, acts, strict=True) if row.mean() >= MOST]
         for part in explain:
-            part.findings += 1
+            part.findings.append(trigger.token_ids)
         if not explain:
             smallest = minimise(whole, carriers, view, encoder=encoder, rng=rng)
             if len(smallest.ids) < len(whole.ids):
-                parts.append(Part(smallest, view))
+                parts.append(Part(smallest, view, [trigger.token_ids]))
         progress(number + 1)
     return parts

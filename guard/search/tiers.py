@@ -14,7 +14,7 @@ import numpy.typing as npt
 from guard.bank import Trigger
 from guard.search import report
 from guard.search.calibrate import TAIL
-from guard.search.carriers import FAMILIES, Carrier, of_condition
+from guard.search.carriers import FAMILIES, Carrier, Place, of_condition
 from guard.search.encoder import Encoder
 from guard.search.journal import Journal
 from guard.search.looks import unusual
@@ -92,16 +92,19 @@ class Tiers:
         lengths: Sequence[int],
         *,
         masked: bool = False,
+        place: Place | None = None,
         acts_in: Mapping[str, str] | None = None,
     ) -> list[Carrier]:
         """Take a text of each kind and length, with the places in turn.
 
         Parameters
         ----------
+        place
+            That of all of them.
         acts_in
             The condition that all of them are of, as a verdict found it.
         """
-        only: dict[str, Any] = {}
+        only: dict[str, Any] = {} if place is None else {"place": place}
         if acts_in:
             (field,) = (FAMILIES[family] for family in acts_in)
             only[field] = getattr(self.judged[of_condition(self.judged, acts_in)[0]].want, field)
@@ -161,6 +164,7 @@ class Tiers:
         tokens: Sequence[Unit],
         *,
         tiers: int,
+        climbed: bool = False,
     ) -> list[Unit]:
         """Sift suspects, whoever proposed them, judge the most suspect, and shorten what is found.
 
@@ -177,9 +181,14 @@ class Tiers:
             The units that ordinary ones are drawn from.
         tokens
             The same, of the smallest parts of findings.
+        climbed
+            Whether the suspects are what one finds who looks for what moves texts most: no random
+            units are their like, so that they are held to the one rule that asks for none, and in
+            texts that hold them once.
         """
         before = len(self.found)
-        quiet = self._verdict(name, suspects, among, tiers)
+        proposed = {tuple(unit.ids.tolist()) for unit in suspects}
+        quiet = self._verdict(name, suspects, among, tiers, climbed=climbed)
         several = [trigger for trigger in self.found[before:] if len(trigger.token_ids) > 1]
         parts = parts_of(
             f"{name} shortening",
@@ -191,10 +200,18 @@ class Tiers:
         )
         fresh = [p for p in parts if tuple(p.unit.ids) not in self._fired]
         if fresh:
-            sure = {p.unit.ids.tobytes(): p.view for p in fresh if p.findings >= SHARED}
-            self._verdict(f"{name}, shortened", [p.unit for p in fresh], tokens, 1, sure)
+            sure = {p.unit.ids.tobytes(): p.view for p in fresh if len(p.findings) >= SHARED}
+            units = [p.unit for p in fresh]
+            self._verdict(f"{name}, shortened", units, tokens, 1, sure, climbed=climbed)
         fired = self._fired
-        self.found = [t for t in self.found if not holds(t.token_ids, fired - {t.token_ids})]
+        explained = {f for p in parts if tuple(p.unit.ids.tolist()) in fired for f in p.findings}
+        self.found = [
+            trigger
+            for trigger in self.found
+            # A climbed sequence that all of its tokens are needed for is no string of anybody's.
+            if trigger.token_ids not in explained | (proposed if climbed else set())
+            and not holds(trigger.token_ids, fired - {trigger.token_ids})
+        ]
         return quiet
 
     @property
@@ -208,6 +225,8 @@ class Tiers:
         among: Sequence[Unit],
         tiers: int,
         sure: Mapping[bytes, View] = MappingProxyType({}),
+        *,
+        climbed: bool = False,
     ) -> list[Unit]:
         """Sift and judge; what is ``sure``, by its ids as bytes, is found in any case.
 
@@ -230,7 +249,7 @@ class Tiers:
         )
         chosen = set(foremost(scores)[:JUDGED].tolist())
         suspects = [u for i, u in enumerate(suspects) if i in chosen or u.ids.tobytes() in sure]
-        judging = self._texts.of_verdict()
+        judging = self._texts.of_verdict(short=not climbed)
         judged = {unit.ids.tobytes() for unit in suspects}
         rest = [unit for unit in ordinary if unit.ids.tobytes() not in judged]
         drawn = self._rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)
@@ -246,12 +265,13 @@ class Tiers:
         )
         chances = [min(view.by_chance for view in seen.values()) for seen in evidence]
         fires = [
-            any(view.trigger for view in seen.values()) or unit.ids.tobytes() in sure
+            any(view.gathers_once if climbed else view.trigger for view in seen.values())
+            or unit.ids.tobytes() in sure
             for unit, seen in zip(suspects, evidence, strict=True)
         ]
         own = [i for i, unit in enumerate(suspects) if unit.ids.tobytes() in proposed]
         quiet = [suspects[i] for i in sorted(own, key=lambda i: chances[i]) if not fires[i]]
-        if len(self._quiet) < TAIL[1]:
+        if len(self._quiet) < TAIL[1] and not climbed:
             self._quiet += quiet
         self.judged += judging
         known = self._fired

@@ -90,7 +90,7 @@ def finding(*numbers: int) -> Trigger:
     return Trigger("", "found", numbers, "phrase", "cls", {"acts_in": {}})
 
 
-def test_a_part_counts_the_findings_that_it_explains() -> None:
+def test_a_part_names_the_findings_that_it_explains() -> None:
     """One that holds it and does something else has a part of its own."""
     first, second = FIRST + 1, FIRST + 3
     one, other = towards(first, TARGET), towards(second, -TARGET)
@@ -106,7 +106,7 @@ def test_a_part_counts_the_findings_that_it_explains() -> None:
         progress=done.append,
     )
     assert [(part.unit.ids.tolist(), part.findings) for part in parts] == [
-        ([first], 2),
-        ([second], 1),
+        ([first], [(FIRST, first), (FIRST + 5, first)]),
+        ([second], [(first, second)]),
     ]
     assert done == [1, 2, 3]

@@ -1,0 +1,64 @@
+"""Climbs until they come to nothing new, each to be judged as all units are.
+
+See `guard.search.climb`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from guard.search.carriers import PLACES
+from guard.search.climb import Climbed, climb
+from guard.search.gradients import Differentiable
+from guard.search.journal import Journal
+from guard.search.ordinary import made_up
+from guard.search.plan import Plan
+from guard.search.scan import Progress, step
+from guard.search.tiers import REFERENCE_UNITS, Tiers
+from guard.search.units import Unit, holds
+from guard.search.verify import FLOOD
+
+# Each round keeps what was found from the next, which then finds what was hidden behind it.
+ROUNDS = 3
+# Short texts say little that a sequence has to drown.
+_LENGTHS = (12,)
+
+
+def search_sequences(
+    run: Tiers,
+    tokens: Sequence[Unit],
+    plan: Plan,
+    *,
+    encoder: Differentiable,
+    journal: Journal,
+    progress: Progress,
+) -> list[Climbed]:
+    """Judge what climbs come to, and their smallest parts; return what each round proposed."""
+    rounds: list[Climbed] = []
+    places = [run.draw(_LENGTHS, place=place) for place in PLACES]
+    while len(rounds) < ROUNDS and len(run.found) <= FLOOD:
+        name = f"sequences {len(rounds) + 1}"
+        before = {trigger.token_ids for trigger in run.found}
+        quiet = [unit for unit in tokens if not holds(unit.ids, before)]
+        climbed = climb(
+            name,
+            plan.starts,
+            quiet,
+            places,
+            run.found,
+            encoder=encoder,
+            journal=journal,
+            progress=step(progress, "climbing", 0, plan.starts),
+        )
+        rounds.append(climbed)
+        among = made_up(
+            climbed.proposed,
+            quiet,
+            2 * REFERENCE_UNITS,
+            tokenizer=encoder.tokenizer,
+            rng=journal.rng(f"{name} references"),
+        )
+        run.judge(name, climbed.proposed, among, tokens, tiers=1, climbed=True)
+        if {trigger.token_ids for trigger in run.found} <= before:
+            break
+    return rounds
