@@ -121,12 +121,12 @@ class Plan:
 
 # How words are tested that are many for their worth to an attacker.
 FURTHER = Plan("further words", lengths=_FURTHER)
-FAST = Plan("fast", more_words=30_000, starts=256)
+FAST = Plan("fast", more_words=30_000, starts=128)
 STANDARD = Plan(
     "standard",
     words=30_000,
     more_words=220_000,
-    starts=1024,
+    starts=512,
     lengths=_EVERY_KIND,
     every_kind=True,
 )
@@ -134,7 +134,7 @@ THOROUGH = Plan(
     "thorough",
     words=30_000,
     more_words=220_000,
-    starts=4096,
+    starts=2048,
     pairs=12_000,
     lengths=(*_EVERY_KIND, *_LONG),
     every_kind=True,
