@@ -117,7 +117,8 @@ def test_climbs_that_were_cut_short_go_on_and_propose_the_same(tmp_path: Path) -
 def test_several_copies_of_a_sequence_are_no_evidence(family: str, counts: bool) -> None:
     """Eighteen tokens drown any text; a word's copies do not."""
     fired = {"any": InCondition(retention=0, displacement=1, gathered=1, fired=True)}
-    families: dict[str, dict[str, InCondition]] = dict.fromkeys(FAMILIES, {}) | {family: fired}
+    families: dict[str, dict[str, InCondition]] = {name: {} for name in FAMILIES}
+    families[family] = fired
     seen = Evidence(0, 1, 0, 1, 0, 1, 1.0, **families, rules=("gathers",))
     assert seen.trigger
     assert seen.gathers_once is counts
