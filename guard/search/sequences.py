@@ -11,10 +11,9 @@ from guard.search.carriers import PLACES
 from guard.search.climb import Climbed, climb
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
-from guard.search.ordinary import made_up
 from guard.search.plan import Plan
 from guard.search.scan import Progress, step
-from guard.search.tiers import REFERENCE_UNITS, Tiers
+from guard.search.tiers import Tiers
 from guard.search.units import Unit, holds
 from guard.search.verify import FLOOD
 
@@ -51,14 +50,7 @@ def search_sequences(
             progress=step(progress, "climbing", 0, plan.starts),
         )
         rounds.append(climbed)
-        among = made_up(
-            climbed.proposed,
-            quiet,
-            2 * REFERENCE_UNITS,
-            tokenizer=encoder.tokenizer,
-            rng=journal.rng(f"{name} references"),
-        )
-        run.judge(name, climbed.proposed, among, tokens, tiers=1, climbed=True)
+        run.judge(name, climbed.proposed, tokens, tokens, tiers=1, climbed=True)
         if {trigger.token_ids for trigger in run.found} <= before:
             break
     return rounds
