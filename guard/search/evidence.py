@@ -75,9 +75,11 @@ class Evidence:
 
     @property
     def gathers_once(self) -> bool:
-        """Whether it gathers texts of one kind, place or length that it stands in once."""
-        families = self.kinds, self.places, self.lengths
-        fired = any(seen.fired for own in families for seen in own.values())
+        """Whether it gathers texts of one kind or place that it stands in once.
+
+        Many tokens drown short text, and several copies of them any.
+        """
+        fired = any(seen.fired for own in (self.kinds, self.places) for seen in own.values())
         return fired and GATHERS in self.rules
 
     @property

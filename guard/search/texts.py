@@ -139,15 +139,9 @@ class Texts:
             wanted += [wanted[i]._replace(masked=True, copies=ONCE) for i in drawn]
         return self._supply.take(wanted)
 
-    def of_verdict(self, *, short: bool = True) -> list[Carrier]:
-        """Take those of every kind and length; each kind and each length has as many places.
-
-        Parameters
-        ----------
-        short
-            Whether in the shortest as well. Of these, several tokens are half.
-        """
-        lengths = [(length, False) for length in self._verdict_lengths[not short :]]
+    def of_verdict(self) -> list[Carrier]:
+        """Take those of every kind and length; each kind and each length has as many places."""
+        lengths = [(length, False) for length in self._verdict_lengths]
         if self._masks:
             lengths += [(length, True) for length in MASKED_VERDICT_LENGTHS]
         once = [

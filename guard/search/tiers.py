@@ -249,7 +249,7 @@ class Tiers:
         )
         chosen = set(foremost(scores)[:JUDGED].tolist())
         suspects = [u for i, u in enumerate(suspects) if i in chosen or u.ids.tobytes() in sure]
-        judging = self._texts.of_verdict(short=not climbed)
+        judging = self._texts.of_verdict()
         judged = {unit.ids.tobytes() for unit in suspects}
         rest = [unit for unit in ordinary if unit.ids.tobytes() not in judged]
         drawn = self._rng.choice(len(rest), size=REFERENCE_UNITS, replace=False)

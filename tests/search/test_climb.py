@@ -113,8 +113,13 @@ def test_climbs_that_were_cut_short_go_on_and_propose_the_same(tmp_path: Path) -
     assert third.measured > all_of_it / 2
 
 
-@pytest.mark.parametrize(("family", "counts"), [("kinds", True), ("copies", False)])
-def test_several_copies_of_a_sequence_are_no_evidence(family: str, counts: bool) -> None:
+@pytest.mark.parametrize(
+    ("family", "counts"),
+    [("kinds", True), ("places", True), ("lengths", False), ("copies", False)],
+)
+def test_short_texts_and_several_copies_of_a_sequence_are_no_evidence(
+    family: str, counts: bool
+) -> None:
     """Eighteen tokens drown any text; a word's copies do not."""
     fired = {"any": InCondition(retention=0, displacement=1, gathered=1, fired=True)}
     families: dict[str, dict[str, InCondition]] = {name: {} for name in FAMILIES}
