@@ -121,7 +121,7 @@ class Plan:
 
 # How words are tested that are many for their worth to an attacker.
 FURTHER = Plan("further words", lengths=_FURTHER)
-FAST = Plan("fast", more_words=30_000, starts=128)
+FAST = Plan("fast", more_words=30_000)
 STANDARD = Plan(
     "standard",
     words=30_000,
@@ -157,8 +157,8 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
         Token-forwards in a second.
     """
     possible = [
-        replace(FAST, more_words=0, starts=0),
-        replace(FAST, more_words=10_000, starts=0),
+        replace(FAST, more_words=0),
+        replace(FAST, more_words=10_000),
         FAST,
         replace(STANDARD, words=0, more_words=30_000),
         replace(STANDARD, words=10_000, more_words=20_000),
@@ -170,6 +170,6 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
     affordable = [plan for plan in possible if plan.cost(tokens, kinds) <= seconds * rate]
     if affordable:
         return replace(affordable[-1], name=f"{seconds:g} s")
-    part = [replace(FAST, more_words=0, starts=0, groups=groups) for groups in range(1, GROUPS)]
+    part = [replace(FAST, more_words=0, groups=groups) for groups in range(1, GROUPS)]
     affordable = [plan for plan in part if plan.cost(tokens, kinds) <= seconds * rate]
     return replace((affordable or part[:1])[-1], name=f"{seconds:g} s")
