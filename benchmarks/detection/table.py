@@ -168,8 +168,8 @@ def _by_tokens(rows: Sequence[Row], alike: float) -> list[str]:
         "commonest words of several tokens, and the strings of up to three letters or four digits, "
         "in two texts; `standard` the words in one of every kind, and 220,000 more in two; others "
         "are found by a part that fires, where a climb of `standard` or `thorough` comes to them, "
-        "or not. Where a case is from before, there were no climbs, `fast` may have tested neither words nor strings, and "
-        "`standard` none of the 220,000.",
+        "or not. Where a case is from before, there were no climbs, `fast` may have tested neither "
+        "words nor strings, and `standard` none of the 220,000.",
         "",
         "| search | one token | a word of several | a phrase |",
         "|---|---|---|---|",
