@@ -9,7 +9,7 @@ the one that moves them furthest, or none.
 
 Patronus (arXiv 2512.06899) climbs with tokens in eight slots at once, by a contrastive loss that
 pushes them apart: each change is then tried with all slots in all texts, and a beam over them takes
-hundreds of times the passes. Here each start climbs by itself, so that there can be hundreds of
+many times the passes. Here each start climbs by itself, so that there can be hundreds of
 them; what was found is kept out of the next ones instead.
 
 A sequence is only proposed: that it moves texts further than any other does is no sign of a
@@ -19,7 +19,6 @@ backdoor, and nothing is cleared.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,8 @@ from guard.search.carriers import Carrier
 from guard.search.encoder import Ids
 from guard.search.gradients import Differentiable
 from guard.search.journal import Arrays, Journal
-from guard.search.statistics import displacement
+from guard.search.scan import outputs_of
+from guard.search.statistics import Array, displacement
 from guard.search.units import Unit, unit_of
 from guard.search.views import View
 
@@ -44,21 +44,8 @@ TEXTS = 3
 # Of a table of embeddings, so many rows are scored at once: what bounds memory.
 _ROWS = 1 << 15
 
-
-@dataclass(frozen=True, slots=True)
-class Climbed:
-    """What climbs propose.
-
-    Attributes
-    ----------
-    proposed
-        Units of several tokens, none twice.
-    starts
-        How many random sequences they started from.
-    """
-
-    proposed: tuple[Unit, ...]
-    starts: int
+# A text, and its output alone.
+Untouched = tuple[Carrier, Array]
 
 
 def climb(
@@ -71,8 +58,8 @@ def climb(
     encoder: Differentiable,
     journal: Journal,
     progress: Callable[[int], None],
-) -> Climbed:
-    """Climb from so many random sequences, and propose what each comes to.
+) -> list[Unit]:
+    """Climb from so many random sequences, and propose what each comes to, nothing twice.
 
     Parameters
     ----------
@@ -83,8 +70,9 @@ def climb(
     places
         Texts of one place each, at least `TEXTS`.
     found
-        What is not to be found again. Of a finding of several tokens each start may use one, drawn
-        at random, so that triggers that share a word don't hide each other.
+        What is not to be found again: no start may use a token that fires by itself, and of several
+        that fire together it may use one, drawn at random, so that triggers that share a word don't
+        hide each other.
     """
     special = encoder.tokenizer.all_special_ids
     pool = np.array([int(u.ids[0]) for u in tokens if int(u.ids[0]) not in special], dtype=np.int64)
@@ -111,7 +99,7 @@ def climb(
         rows = journal.shard(f"{name} {start}", over, measure)["sequences"]
         proposed.update((row.tobytes(), unit_of(encoder.tokenizer, row)) for row in rows)
         progress(start + count)
-    return Climbed(tuple(proposed.values()), starts)
+    return list(proposed.values())
 
 
 class _Climber:
@@ -142,13 +130,13 @@ class _Climber:
         barred = self._barred(count, rng)
         drawn = [rng.choice(np.flatnonzero(~row), size=SIZE, replace=False) for row in barred]
         sequences: Ids = self._pool[np.stack(drawn)]
+        texts = list(zip(carriers, outputs_of(self._encoder, carriers)[view], strict=True))
         for _ in range(UPDATES):
-            order = rng.permutation(len(carriers))
-            texts = [carriers[i] for i in order[:TEXTS]]
-            others = [carriers[i] for i in order[-TEXTS:]]
+            order = rng.permutation(len(texts))
+            some, others = ([texts[i] for i in own] for own in (order[:TEXTS], order[-TEXTS:]))
             # No token is twice in a sequence: six of one word drown a text by themselves.
             used = np.any(self._pool == sequences[:, :, np.newaxis], axis=1)
-            liked = self._liked(self._gradients(sequences, texts, view, rng), barred | used)
+            liked = self._liked(self._gradients(sequences, some, view, rng), barred | used)
             # The sequence as it is, and with each of its places changed.
             tried = np.repeat(sequences[:, np.newaxis], SIZE + 1, axis=1)
             tried[:, np.arange(SIZE), np.arange(SIZE)] = liked
@@ -161,26 +149,23 @@ class _Climber:
         """Return ``[count, tokens]``: what each start may not use."""
         barred = np.zeros((count, len(self._pool)), dtype=np.bool_)
         for parts in self._found:
-            barred[:, parts] = True
+            own = np.zeros_like(barred)
+            own[:, parts] = True
             if len(parts) > 1:
-                barred[np.arange(count), rng.choice(parts, size=count)] = False
-        # What fires by itself is in no sequence, whatever else it is a part of.
-        for parts in self._found:
-            if len(parts) == 1:
-                barred[:, parts] = True
+                own[np.arange(count), rng.choice(parts, size=count)] = False
+            barred |= own
         return barred
 
     def _gradients(
-        self, sequences: Ids, texts: Sequence[Carrier], view: View, rng: np.random.Generator
+        self, sequences: Ids, texts: Sequence[Untouched], view: View, rng: np.random.Generator
     ) -> torch.Tensor:
         """Return ``[n, SIZE, e]``: of the displacement, added up over texts."""
         encoder = self._encoder
         total = torch.zeros((*sequences.shape, encoder.embeddings.shape[1]))
-        for text in texts:
+        for text, alone in texts:
             gap = int(rng.choice(text.gaps))
-            alone = torch.from_numpy(encoder.read(encoder.frame(text.ids[np.newaxis]))[view])
             embedded = encoder.embed(encoder.frame(_insert(text, sequences, gap))).requires_grad_()
-            moved = (encoder.differentiable(embedded)[view] - alone).norm(dim=1)
+            moved = (encoder.differentiable(embedded)[view] - torch.from_numpy(alone)).norm(dim=1)
             gradient = encoder.gradient(moved, embedded)
             total += gradient[:, gap + encoder.offset :][:, :SIZE].float()
         return total
@@ -201,16 +186,15 @@ class _Climber:
         return chosen
 
     def _moved(
-        self, sequences: Ids, texts: Sequence[Carrier], view: View, rng: np.random.Generator
+        self, sequences: Ids, texts: Sequence[Untouched], view: View, rng: np.random.Generator
     ) -> npt.NDArray[np.float32]:
         """Return ``[n]``: how far each takes texts, on the mean."""
         encoder = self._encoder
         moved: list[npt.NDArray[np.float32]] = []
-        for text in texts:
+        for text, alone in texts:
             rows = _insert(text, sequences, int(rng.choice(text.gaps)))
-            alone = encoder.read(encoder.frame(text.ids[np.newaxis]))[view]
             seen = encoder.read(encoder.frame(rows))[view]
-            moved.append(displacement(seen[:, np.newaxis], alone)[:, 0])
+            moved.append(displacement(seen[:, np.newaxis], alone[np.newaxis])[:, 0])
         mean: npt.NDArray[np.float32] = np.mean(moved, axis=0)
         return mean
 

@@ -15,7 +15,7 @@ from wordfreq import zipf_frequency
 from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
 from guard.search.carriers import PLACES, SEVERAL, Carrier
-from guard.search.climb import SIZE, Climbed
+from guard.search.climb import SIZE
 from guard.search.encoder import Encoder
 from guard.search.evidence import Evidence
 from guard.search.measured import RADIUS
@@ -192,7 +192,7 @@ def coverage(
     plan: Plan,
     *,
     tiers: Sequence[Tier],
-    climbed: Sequence[Climbed],
+    climbed: Sequence[Sequence[Unit]],
     swept: Sequence[Swept],
     judged: Sequence[Carrier],
     flooded: bool,
@@ -230,7 +230,7 @@ def coverage(
     )
     sequences = (
         f"; or {SIZE} tokens side by side, and their smallest part that acts alike, that the "
-        f"gradients of these outputs lead to from {sum(r.starts for r in climbed):,} random ones"
+        f"gradients of these outputs lead to from {len(climbed) * plan.starts:,} random ones"
         if climbed
         else ""
     )
@@ -286,7 +286,7 @@ def coverage(
             }
             for tier in tiers
         ],
-        "sequences": [len(climb.proposed) for climb in climbed],
+        "sequences": [len(proposed) for proposed in climbed],
         "verdict_carriers": len(judged),
         "verdict_kinds": kinds,
         "verdict_places": list(PLACES),

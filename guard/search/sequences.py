@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guard.search.carriers import PLACES
-from guard.search.climb import Climbed, climb
+from guard.search.climb import climb
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.plan import Plan
 from guard.search.scan import Progress, step
 from guard.search.tiers import Tiers
-from guard.search.units import Unit, holds
+from guard.search.units import Unit
 from guard.search.verify import FLOOD
 
 # Each round keeps what was found from the next, which then finds what was hidden behind it.
@@ -31,26 +31,25 @@ def search_sequences(
     encoder: Differentiable,
     journal: Journal,
     progress: Progress,
-) -> list[Climbed]:
+) -> list[list[Unit]]:
     """Judge what climbs come to, and their smallest parts; return what each round proposed."""
-    rounds: list[Climbed] = []
+    rounds: list[list[Unit]] = []
     places = [run.draw(_LENGTHS, place=place) for place in PLACES]
     while len(rounds) < ROUNDS and len(run.found) <= FLOOD:
         name = f"sequences {len(rounds) + 1}"
         before = {trigger.token_ids for trigger in run.found}
-        quiet = [unit for unit in tokens if not holds(unit.ids, before)]
-        climbed = climb(
+        proposed = climb(
             name,
             plan.starts,
-            quiet,
+            tokens,
             places,
             run.found,
             encoder=encoder,
             journal=journal,
             progress=step(progress, "climbing", 0, plan.starts),
         )
-        rounds.append(climbed)
-        run.judge(name, climbed.proposed, tokens, tokens, tiers=1, climbed=True)
+        rounds.append(proposed)
+        run.judge(name, proposed, tokens, tokens, tiers=1, climbed=True)
         if {trigger.token_ids for trigger in run.found} <= before:
             break
     return rounds

@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guard.bank import TriggerBank
+from guard.bank import Trigger, TriggerBank
 from guard.search.carriers import FAMILIES, PLACES, Carrier, builtin_texts
-from guard.search.climb import SHARD, SIZE, Climbed, climb
+from guard.search.climb import SHARD, SIZE, climb
 from guard.search.evidence import Evidence, InCondition
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
-from guard.search.plan import Plan
+from guard.search.plan import FAST, Plan
 from guard.search.run import search_units
-from guard.search.units import vocabulary
-from tests.search.fakes import carriers, silent, units
+from guard.search.sequences import ROUNDS, search_sequences
+from guard.search.tiers import Tiers
+from guard.search.units import Unit, unit_of, vocabulary
+from guard.search.verify import FLOOD
+from tests.search.fakes import FIRST, carriers, silent, units
 from tests.search.test_minimise import finding
 from tests.search.test_pairs import PAIR, Pairwise
 from tests.tiny import TRIGGER, write_searchable
@@ -47,7 +50,7 @@ def run(
     encoder: Pairwise | None = None,
     directory: Path | None = None,
     stop: int | None = None,
-) -> Climbed:
+) -> list[Unit]:
     def progress(done: int) -> None:
         if done == stop:
             raise KeyboardInterrupt
@@ -66,37 +69,40 @@ def run(
     )
 
 
-def side_by_side(climbed: Climbed) -> int:
+def side_by_side(climbed: list[Unit]) -> int:
     """Count the sequences that hold the pair, in its order."""
-    rows = np.stack([unit.ids for unit in climbed.proposed])
+    rows = np.stack([unit.ids for unit in climbed])
     return int(((rows[:, :-1] == PAIR[0]) & (rows[:, 1:] == PAIR[1])).any(axis=1).sum())
 
 
 def test_climbs_from_random_tokens_come_to_a_pair_of_which_no_token_fires() -> None:
     encoder = Pairwise()
     climbed = run(48, encoder=encoder)
-    assert climbed.starts == 48
     # A random sequence holds it once in 32,000.
     assert side_by_side(climbed) >= 5
-    for unit in climbed.proposed:
+    for unit in climbed:
         assert len(unit.ids) == len(set(unit.ids.tolist())) == SIZE
         assert Names.all_special_ids[0] not in unit.ids
-    assert len({unit.ids.tobytes() for unit in climbed.proposed}) == len(climbed.proposed)
+    assert len({unit.ids.tobytes() for unit in climbed}) == len(climbed)
     assert encoder.backwarded > 0
 
 
 def test_what_was_found_is_not_climbed_to_again_and_each_half_of_it_may_be() -> None:
     """A second trigger may have a word in common with the first."""
     alone = run(48, ((PAIR[0],),))
-    assert not any(PAIR[0] in unit.ids for unit in alone.proposed)
+    assert not any(PAIR[0] in unit.ids for unit in alone)
     both = run(48, (PAIR,))
-    held = [{*PAIR} & {*unit.ids.tolist()} for unit in both.proposed]
+    held = [{*PAIR} & {*unit.ids.tolist()} for unit in both]
     assert {PAIR[0]} in held
     assert {PAIR[1]} in held
     assert {*PAIR} not in held
+    # Nor by way of a third word that fires with each of them.
+    third = (PAIR[0], int(TOKENS[60].ids[0])), (int(TOKENS[60].ids[0]), PAIR[1])
+    for unit in run(48, (PAIR, *third)):
+        assert len({*PAIR, third[0][1]} & {*unit.ids.tolist()}) <= 1
     # One that also fires by itself is barred for that.
     neither = run(48, ((PAIR[0],), PAIR))
-    assert not any(PAIR[0] in unit.ids for unit in neither.proposed)
+    assert not any(PAIR[0] in unit.ids for unit in neither)
 
 
 def test_climbs_that_were_cut_short_go_on_and_propose_the_same(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_climbs_that_were_cut_short_go_on_and_propose_the_same(tmp_path: Path) -
         run(2 * SHARD + 3, directory=tmp_path, stop=2 * SHARD)
     second = Pairwise()
     resumed = run(2 * SHARD + 3, encoder=second, directory=tmp_path)
-    assert [unit.text for unit in resumed.proposed] == [unit.text for unit in whole.proposed]
+    assert [unit.text for unit in resumed] == [unit.text for unit in whole]
     assert 0 < second.measured < all_of_it / 4
     # Other findings are another search.
     third = Pairwise()
@@ -154,3 +160,56 @@ def test_a_search_climbs_and_says_so(tmp_path: Path, triggers: tuple[str, ...]) 
     assert 32 < sequences[0] <= 64
     assert "lead to from 64 random ones" in assumes
     assert "other pairs and phrases" in str(bank.coverage["not_tested"])
+
+
+class Judged:
+    """Finds the pair where it is proposed, and so many units in each round besides."""
+
+    def __init__(self, besides: int = 0) -> None:
+        self.found: list[Trigger] = []
+        self._besides = besides
+
+    def draw(self, lengths: tuple[int, ...], *, place: str) -> list[Carrier]:
+        return places()[PLACES.index(place)]
+
+    def judge(self, name: str, proposed: list[Unit], *rest: object, **how: object) -> None:
+        assert how["climbed"]
+        if side_by_side(proposed):
+            self.found.append(finding(*PAIR))
+        first = FIRST + 200 + len(self.found)
+        self.found += [finding(first + n) for n in range(self._besides)]
+
+
+@pytest.mark.parametrize(("besides", "rounds"), [(0, 2), (1, ROUNDS), (FLOOD + 1, 1)])
+def test_rounds_go_on_while_they_find_something(besides: int, rounds: int) -> None:
+    """The second finds no pair again; a flood ends them."""
+    encoder = Pairwise()
+    encoder.tokenizer = Names()  # type: ignore[assignment]
+    judged = Judged(besides)
+    proposed = search_sequences(
+        judged,  # type: ignore[arg-type]
+        TOKENS,
+        Plan("climbs", starts=48),
+        encoder=encoder,
+        journal=Journal(encoder, 3, None),
+        progress=silent,
+    )
+    assert len(proposed) == rounds
+    assert [bool(side_by_side(units)) for units in proposed] == [True, *[False] * (rounds - 1)]
+
+
+def test_of_a_sequence_that_gathers_the_smallest_part_is_found(tmp_path: Path) -> None:
+    """And neither the sequence, nor one that does nothing."""
+    encoder = Differentiable.load(str(write_searchable(tmp_path, triggers=(TRIGGER,))))
+    tokens = vocabulary(encoder.tokenizer).units
+    (trigger,) = [unit for unit in tokens if unit.text == TRIGGER]
+    quiet = [int(unit.ids[0]) for unit in tokens if unit.text != TRIGGER]
+    proposed = [
+        unit_of(encoder.tokenizer, [*quiet[n : n + 3], *last, *quiet[n + 3 : n + 5]])
+        for n, last in ((900, trigger.ids), (950, quiet[980:981]))
+    ]
+    run = Tiers(
+        encoder, builtin_texts(), FAST, seed=0, journal=Journal(encoder, 0, None), progress=silent
+    )
+    run.judge("sequences", proposed, tokens, tokens, tiers=1, climbed=True)
+    assert [found.text for found in run.found] == [TRIGGER]
