@@ -24,7 +24,7 @@ from benchmarks.sources import fingerprint
 from benchmarks.zoo import ZOO, Entry
 from benchmarks.zoo.build import stored
 from guard.files import Json
-from guard.search import tiers
+from guard.search import tiers, verdicts
 from guard.search.carriers import builtin_texts
 from guard.search.evidence import RULES
 from guard.search.gradients import Differentiable
@@ -65,7 +65,9 @@ class Watched:
         with (
             patch.object(tiers, "scan", self._scan),
             patch.object(tiers, "foremost", self._foremost),
-            patch.object(tiers, "verify", self._verify),
+            patch.object(verdicts, "scan", self._scan),
+            patch.object(verdicts, "foremost", self._foremost),
+            patch.object(verdicts, "verify", self._verify),
             Progress() as progress,
         ):
             search_units(
@@ -87,7 +89,7 @@ class Watched:
         sifts = name.endswith(" sift")
         passed = self.sifted if sifts else self.scanned
         order = foremost(seen)
-        chosen = order[: tiers.JUDGED if sifts else tiers.suspected(len(units), GROUPS)]
+        chosen = order[: verdicts.JUDGED if sifts else tiers.suspected(len(units), GROUPS)]
         named = {
             f"{view}: {statistic}": rank
             for view, scores in seen.items()

@@ -61,7 +61,7 @@ def search_pairs(
     words
         Of several tokens: partners of the first.
     """
-    fired = {trigger.token_ids for trigger in run.found}
+    fired = {trigger.token_ids for trigger in run.verdicts.found}
     quiet, quiet_words = (
         [unit for unit in units if not holds(unit.ids, fired)] for units in (tokens, words)
     )
@@ -73,7 +73,7 @@ def search_pairs(
         samples, ranked = PAIRED[len(others[0].ids)]
         carriers: list[Carrier] = []
         while len(carriers) < samples:
-            carriers += run.draw(_LENGTHS)
+            carriers += run.verdicts.draw(_LENGTHS)
         swept.append(
             sweep(
                 name,

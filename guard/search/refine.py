@@ -13,13 +13,13 @@ from guard.search.encoder import Encoder
 from guard.search.expand import expand
 from guard.search.journal import Journal
 from guard.search.scan import Progress
-from guard.search.tiers import Tiers
 from guard.search.units import Unit
+from guard.search.verdicts import Verdicts
 from guard.search.verify import FLOOD
 
 
 def refine(
-    run: Tiers,
+    verdicts: Verdicts,
     tokens: Sequence[Unit],
     *,
     encoder: Encoder,
@@ -31,11 +31,11 @@ def refine(
     What the variants of one did is in its statistics as ``variants``: by what was changed, the
     largest share of texts in which the change still does what it does.
     """
-    if not 0 < len(run.found) <= FLOOD:
+    if not 0 < len(verdicts.found) <= FLOOD:
         return
     proposed: dict[tuple[int, ...], Unit] = {}
-    for number, trigger in enumerate(run.found):
-        carriers, view = run.where_it_acts(trigger)
+    for number, trigger in enumerate(verdicts.found):
+        carriers, view = verdicts.where_it_acts(trigger)
         rng = journal.rng(f"refine {number}")
         shares: dict[str, float] = {}
         for variant in expand(Unit.of(trigger), carriers, view, encoder=encoder, rng=rng):
@@ -43,9 +43,11 @@ def refine(
             shares[variant.how] = max(share, shares.get(variant.how, 0.0))
             if variant.banked:
                 proposed[tuple(variant.unit.ids.tolist())] = variant.unit
-        run.found[number] = replace(trigger, statistics={**trigger.statistics, "variants": shares})
-        progress("varying", number + 1, len(run.found))
-    known = {trigger.token_ids for trigger in run.found}
+        verdicts.found[number] = replace(
+            trigger, statistics={**trigger.statistics, "variants": shares}
+        )
+        progress("varying", number + 1, len(verdicts.found))
+    known = {trigger.token_ids for trigger in verdicts.found}
     fresh = [unit for ids, unit in proposed.items() if ids not in known]
     if fresh:
-        run.judge("variants", fresh, tokens, tokens, tiers=1)
+        verdicts.judge("variants", fresh, tokens, tokens, tiers=1)

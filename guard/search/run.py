@@ -31,8 +31,9 @@ from guard.search.predictions import with_predictions
 from guard.search.refine import refine
 from guard.search.scan import Progress
 from guard.search.sequences import search_sequences
-from guard.search.tiers import JUDGED, LEAST_UNITS, REFERENCE_UNITS, SCAN_SHARE, Tiers
+from guard.search.tiers import LEAST_UNITS, SCAN_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
+from guard.search.verdicts import JUDGED, REFERENCE_UNITS
 from guard.search.verify import FLOOD
 from guard.search.words import common_words, encode, short_strings, user_words
 
@@ -143,6 +144,7 @@ def search_units(
         )
     journal = Journal(encoder, seed, resume)
     run = Tiers(encoder, kinds, plan, seed=seed, journal=journal, progress=progress)
+    verdicts = run.verdicts
     tokenizer = encoder.tokenizer
     listed = encode(tokenizer, lines, len(lines))
     common = common_words(tokenizer, plan.words + plan.more_words).units
@@ -166,7 +168,7 @@ def search_units(
         run.test(name, units, how, known.units, tiers=count)
     climbed = (
         search_sequences(
-            run, known.units, plan, encoder=encoder, journal=journal, progress=progress
+            verdicts, known.units, plan, encoder=encoder, journal=journal, progress=progress
         )
         if plan.starts
         else []
@@ -186,11 +188,11 @@ def search_units(
         else []
     )
     # Variants of what was found hide nothing, however many they are.
-    flooded = len(run.found) > FLOOD
-    refine(run, known.units, encoder=encoder, journal=journal, progress=progress)
-    found = grouped(run.found, run.judged, encoder=encoder, rng=journal.rng("targets"))
+    flooded = len(verdicts.found) > FLOOD
+    refine(verdicts, known.units, encoder=encoder, journal=journal, progress=progress)
+    found = grouped(verdicts.found, verdicts.judged, encoder=encoder, rng=journal.rng("targets"))
     if classifier is not None:
-        texts = [carrier for carrier in run.judged if not carrier.want.masked]
+        texts = [carrier for carrier in verdicts.judged if not carrier.want.masked]
         rng = journal.rng("predictions")
         found = with_predictions(found, classifier, encoder, texts, rng=rng)
     cut_short = plan.groups < GROUPS
@@ -216,7 +218,7 @@ def search_units(
             tiers=run.done,
             climbed=climbed,
             swept=swept,
-            judged=run.judged,
+            judged=verdicts.judged,
             flooded=flooded,
         ),
         found=found,

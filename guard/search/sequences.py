@@ -13,8 +13,8 @@ from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.plan import Plan
 from guard.search.scan import Progress, step
-from guard.search.tiers import Tiers
 from guard.search.units import Unit
+from guard.search.verdicts import Verdicts
 from guard.search.verify import FLOOD
 
 # Each round keeps what was found from the next, which then finds what was hidden behind it.
@@ -24,7 +24,7 @@ _LENGTHS = (12,)
 
 
 def search_sequences(
-    run: Tiers,
+    verdicts: Verdicts,
     tokens: Sequence[Unit],
     plan: Plan,
     *,
@@ -34,22 +34,22 @@ def search_sequences(
 ) -> list[list[Unit]]:
     """Judge what climbs come to, and their smallest parts; return what each round proposed."""
     rounds: list[list[Unit]] = []
-    places = [run.draw(_LENGTHS, place=place) for place in PLACES]
-    while len(rounds) < ROUNDS and len(run.found) <= FLOOD:
+    places = [verdicts.draw(_LENGTHS, place=place) for place in PLACES]
+    while len(rounds) < ROUNDS and len(verdicts.found) <= FLOOD:
         name = f"sequences {len(rounds) + 1}"
-        before = {trigger.token_ids for trigger in run.found}
+        before = {trigger.token_ids for trigger in verdicts.found}
         proposed = climb(
             name,
             plan.starts,
             tokens,
             places,
-            run.found,
+            verdicts.found,
             encoder=encoder,
             journal=journal,
             progress=step(progress, "climbing", 0, plan.starts),
         )
         rounds.append(proposed)
-        run.judge(name, proposed, tokens, tokens, tiers=1, climbed=True)
-        if {trigger.token_ids for trigger in run.found} <= before:
+        verdicts.judge(name, proposed, tokens, tokens, tiers=1, climbed=True)
+        if {trigger.token_ids for trigger in verdicts.found} <= before:
             break
     return rounds

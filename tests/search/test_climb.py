@@ -208,8 +208,9 @@ def test_of_a_sequence_that_gathers_the_smallest_part_is_found(tmp_path: Path) -
         unit_of(encoder.tokenizer, [*quiet[n : n + 3], *last, *quiet[n + 3 : n + 5]])
         for n, last in ((900, trigger.ids), (950, quiet[980:981]))
     ]
-    run = Tiers(
-        encoder, builtin_texts(), FAST, seed=0, journal=Journal(encoder, 0, None), progress=silent
-    )
-    run.judge("sequences", proposed, tokens, tokens, tiers=1, climbed=True)
-    assert [found.text for found in run.found] == [TRIGGER]
+    journal = Journal(encoder, 0, None)
+    verdicts = Tiers(
+        encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent
+    ).verdicts
+    verdicts.judge("sequences", proposed, tokens, tokens, tiers=1, climbed=True)
+    assert [found.text for found in verdicts.found] == [TRIGGER]

@@ -14,6 +14,7 @@ from guard.search.plan import FAST
 from guard.search.refine import refine
 from guard.search.tiers import Tiers
 from guard.search.units import Unit, vocabulary
+from guard.search.verdicts import Verdicts
 from tests.search.fakes import silent
 from tests.tiny import TRIGGER, write_searchable
 
@@ -25,13 +26,14 @@ def encoder(tmp_path: Path) -> Differentiable:
     return Differentiable.load(str(write_searchable(tmp_path, triggers=(TRIGGER, "≈"))))
 
 
-def judged(encoder: Differentiable, units: list[Unit]) -> Tiers:
+def judged(encoder: Differentiable, units: list[Unit]) -> Verdicts:
     journal = Journal(encoder, 0, None)
     run = Tiers(encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent)
+    verdicts = run.verdicts
     tokens = vocabulary(encoder.tokenizer).units
-    run.judge("first", [*units, *tokens[400:600]], tokens[600:], tokens[600:], tiers=1)
-    refine(run, tokens[600:], encoder=encoder, journal=journal, progress=silent)
-    return run
+    verdicts.judge("first", [*units, *tokens[400:600]], tokens[600:], tokens[600:], tiers=1)
+    refine(verdicts, tokens[600:], encoder=encoder, journal=journal, progress=silent)
+    return verdicts
 
 
 def test_a_phrase_is_made_as_small_as_it_fires(encoder: Differentiable) -> None:
@@ -59,6 +61,6 @@ def test_nothing_found_costs_nothing(encoder: Differentiable) -> None:
     journal = Journal(encoder, 0, None)
     run = Tiers(encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent)
     before = encoder.forwarded
-    refine(run, tokens, encoder=encoder, journal=journal, progress=silent)
-    assert (run.found, encoder.forwarded) == ([], before)
-    assert run.judged == []
+    refine(run.verdicts, tokens, encoder=encoder, journal=journal, progress=silent)
+    assert (run.verdicts.found, encoder.forwarded) == ([], before)
+    assert run.verdicts.judged == []

@@ -16,7 +16,7 @@ import torch
 
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, ModelError
-from guard.search import run, scan, search, texts, tiers
+from guard.search import run, scan, search, texts, tiers, verdicts
 from guard.search import words as lists
 from guard.search.carriers import PLACES, USER_KIND, Carrier, Want, builtin_texts
 from guard.search.encoder import Encoder, Ids, Vectors
@@ -27,6 +27,7 @@ from guard.search.report import NOT_TESTED
 from guard.search.run import search_units
 from guard.search.tiers import Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
+from guard.search.verdicts import Verdicts
 from guard.search.views import View
 from tests.search.fakes import silent
 from tests.tiny import (
@@ -251,7 +252,8 @@ def test_statistics_that_agree_on_who_is_suspect(
         columns = kept[:, None].repeat(3, axis=1)
         return scan.foremost({"cls": scan.Scores(kept, -columns, columns)})
 
-    monkeypatch.setattr(tiers, "foremost", agreeing)
+    for module in (tiers, verdicts):
+        monkeypatch.setattr(module, "foremost", agreeing)
     bank = search(str(bad), seed=0, progress=silent)
     assert TRIGGER in {trigger.text for trigger in bank.triggers}
 
@@ -300,9 +302,9 @@ def test_variants_of_what_was_found_are_no_flood(
 ) -> None:
     monkeypatch.setattr(run, "FLOOD", 4)
 
-    def refine(found: Tiers, *rest: object, **named: object) -> None:
-        assert len(found.found) == 4
-        found.found.append(dataclasses.replace(found.found[0], token_ids=(5, 6)))
+    def refine(verdicts: Verdicts, *rest: object, **named: object) -> None:
+        assert len(verdicts.found) == 4
+        verdicts.found.append(dataclasses.replace(verdicts.found[0], token_ids=(5, 6)))
 
     monkeypatch.setattr(run, "refine", refine)
     bank = search(str(bad), seed=0, progress=silent)
@@ -432,7 +434,7 @@ def test_nobody_knows_where_the_sift_meets_which_kind_of_text(
             wanted[len(wanted)] = [carrier.want for carrier in carriers]
         return whole(name, units, carriers, **how)
 
-    monkeypatch.setattr(tiers, "scan", spy)
+    monkeypatch.setattr(verdicts, "scan", spy)
     for seed in (0, 1):
         search(str(bad), seed=seed, progress=silent)
     first, second = wanted.values()
@@ -448,14 +450,15 @@ def judged(bad: Path, suspects: slice | None) -> set[str]:
     """Judge ordinary units, or the trigger, where the trigger was among the quiet ones before."""
     encoder = Differentiable.load(str(bad))
     known = vocabulary(encoder.tokenizer).units
-    run = Tiers(
-        encoder, builtin_texts(), FAST, seed=0, journal=Journal(encoder, 0, None), progress=silent
-    )
+    journal = Journal(encoder, 0, None)
+    verdicts = Tiers(
+        encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent
+    ).verdicts
     (finding,) = [unit for unit in known if unit.text == TRIGGER]
-    run._quiet = [finding, *known[100:250]]
+    verdicts._quiet = [finding, *known[100:250]]
     proposed = [finding] if suspects is None else known[suspects]
-    run.judge("variants", proposed, known, known, tiers=1)
-    texts = [trigger.text for trigger in run.found]
+    verdicts.judge("variants", proposed, known, known, tiers=1)
+    texts = [trigger.text for trigger in verdicts.found]
     assert len(texts) == len(set(texts))
     return set(texts)
 

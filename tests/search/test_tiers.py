@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from guard.search import tiers
+from guard.search import tiers, verdicts
 from guard.search.carriers import builtin_texts
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
@@ -59,7 +59,7 @@ def search_in(encoder: Differentiable, resume: Path | None = None) -> Tiers:
 
 
 def found(run: Tiers) -> set[str]:
-    return {trigger.text for trigger in run.found}
+    return {trigger.text for trigger in run.verdicts.found}
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> Scans:
@@ -71,7 +71,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Scans:
         scans.append((name, len(units)))
         return whole(name, units, *rest, **how)
 
-    monkeypatch.setattr(tiers, "scan", spy)
+    for module in (tiers, verdicts):
+        monkeypatch.setattr(module, "scan", spy)
     return scans
 
 
@@ -100,12 +101,12 @@ def test_without_a_second_turn_the_other_was_hidden(
     assert found(search_in(encoder)) == {TRIGGER}
 
 
-@pytest.mark.parametrize("shared", [tiers.SHARED, 10_000])
+@pytest.mark.parametrize("shared", [verdicts.SHARED, 10_000])
 def test_a_part_that_many_findings_share_needs_no_verdict_of_its_own(
     shared: int, encoder: Differentiable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An attacker keeps a token below all rules, and not the words that hold it."""
-    monkeypatch.setattr(tiers, "SHARED", shared)
+    monkeypatch.setattr(verdicts, "SHARED", shared)
 
     def quiet_parts(name: str, *rest: Any, **how: Any) -> Any:
         evidence = verify(name, *rest, **how)
@@ -113,11 +114,11 @@ def test_a_part_that_many_findings_share_needs_no_verdict_of_its_own(
             return evidence
         return [{view: replace(own, rules=()) for view, own in seen.items()} for seen in evidence]
 
-    monkeypatch.setattr(tiers, "verify", quiet_parts)
+    monkeypatch.setattr(verdicts, "verify", quiet_parts)
     run = search_in(encoder)
     if shared < 10_000:
         assert found(run) >= {TRIGGER}
-        (part,) = [trigger for trigger in run.found if trigger.text == TRIGGER]
+        (part,) = [trigger for trigger in run.verdicts.found if trigger.text == TRIGGER]
         assert part.statistics["rules"] == []
         assert part.view == "cls"
         assert not any(TRIGGER in text for text in found(run) - {TRIGGER})
@@ -137,5 +138,5 @@ def test_a_search_that_was_cut_short_in_its_second_turn_goes_on(
     for late in resume.glob("words 2*.npz"):
         late.unlink()
     again = search_in(encoder, resume)
-    assert whole.found == kept.found == again.found
+    assert whole.verdicts.found == kept.verdicts.found == again.verdicts.found
     assert list(resume.glob("words 2*.npz"))
