@@ -21,6 +21,7 @@ NAMES = {
     "memory": "whose the memory is that rises under load",
     "search-cost": "recall of the pair sweep on planted pairs, by the samples spent",
     "pair-search": "pairs through a whole search: what of planted ones is found",
+    "climb-search": "climbs through a whole search, by their starts",
     "ablation": "which statistics, views and rules of the search find which triggers alone",
     "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
 }

@@ -1,0 +1,34 @@
+"""Climbs through a whole search, by their starts: ``python -m benchmarks climb-search``.
+
+Tokens are in three texts each, as in `fast`, and there are no words: what is found beside single
+tokens is found by climbs. On phrases of two and three words of which no part fires by itself, and
+on the clean encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.detection.searches import SEED
+from benchmarks.guided import line, measure
+from benchmarks.record import write
+from guard.search.plan import Plan
+
+MODELS = ("bert-tiny-por-phrase-whole", "bert-tiny-por-three-words", "bert-tiny-clean")
+STARTS = (32, 128, 512)
+
+
+def main() -> None:
+    """Search each model with each number of starts; the page is that of `search-cost`."""
+    plans = [Plan(f"climbs {starts}", starts=starts) for starts in STARTS]
+    found = [measure(name, plan) for plan in plans for name in MODELS]
+    print(f"results: {write('climb-search', {'seed': SEED, 'models': found})}")
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """Render what was found, for the page of costs."""
+    return [
+        f"- {model['plan'].removeprefix('climbs ')} starts, {model['model']}: {line(model)}"
+        for model in result["models"]
+    ]
