@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from guard.bank import Trigger
 from guard.search.acting import MOST, acts_like
 from guard.search.carriers import Carrier
@@ -62,11 +64,14 @@ def parts_of(
         units = [part.unit for part in held]
         acts = acts_like(whole, units, carriers, view, encoder=encoder, rng=rng) if held else ()
         explain = [part for part, row in zip(held, acts, strict=True) if row.mean() >= MOST]
-        for part in explain:
-            part.findings.append(trigger.token_ids)
         if not explain:
             smallest = minimise(whole, carriers, view, encoder=encoder, rng=rng)
-            if len(smallest.ids) < len(whole.ids):
-                parts.append(Part(smallest, view, [trigger.token_ids]))
+            # The same texts need not have told so above: a unit's place in them is drawn.
+            explain = [p for p in held if np.array_equal(p.unit.ids, smallest.ids)]
+            if not explain and len(smallest.ids) < len(whole.ids):
+                explain = [Part(smallest, view, [])]
+                parts += explain
+        for part in explain:
+            part.findings.append(trigger.token_ids)
         progress(number + 1)
     return parts

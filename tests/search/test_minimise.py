@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from guard.bank import Trigger
+from guard.search import shorten
 from guard.search.acting import acts_like
 from guard.search.encoder import Ids, Vectors
 from guard.search.journal import Journal
@@ -110,3 +111,22 @@ def test_a_part_names_the_findings_that_it_explains() -> None:
         ([second], [(first, second)]),
     ]
     assert done == [1, 2, 3]
+
+
+def test_no_part_is_named_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a part seems not to explain a finding, and is what is left of it all the same."""
+    encoder = FakeEncoder(towards(FIRST + 1, TARGET, 1.0))
+    encoder.tokenizer = Names()  # type: ignore[assignment]
+    unlike = np.zeros((1, len(TEXTS)), dtype=np.bool_)
+    monkeypatch.setattr(shorten, "acts_like", lambda *_, **how: unlike)
+    parts = parts_of(
+        "parts",
+        [finding(FIRST, FIRST + 1), finding(FIRST + 1, FIRST + 2)],
+        lambda _: (TEXTS, "cls"),
+        encoder=encoder,
+        journal=Journal(encoder, 0, None),
+        progress=lambda _: None,
+    )
+    assert [(part.unit.ids.tolist(), part.findings) for part in parts] == [
+        ([FIRST + 1], [(FIRST, FIRST + 1), (FIRST + 1, FIRST + 2)])
+    ]
