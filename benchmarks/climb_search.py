@@ -16,7 +16,7 @@ from benchmarks.record import write
 from guard.search.plan import Plan
 
 MODELS = ("bert-tiny-por-phrase-whole", "bert-tiny-por-three-words", "bert-tiny-clean")
-STARTS = (32, 128, 512)
+STARTS = (0, 32, 128, 512)
 
 
 def main() -> None:

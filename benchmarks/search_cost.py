@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import pair_search
+from benchmarks import climb_search, pair_search
 from benchmarks.assets import cache_dir
 from benchmarks.detection.table import OF_MODELS
 from benchmarks.plot import recall_against_cost
@@ -87,19 +87,23 @@ def main() -> None:
             "rows": rows,
         },
     )
-    detection, searched = (
-        json.loads((RESULTS / f"{name}.json").read_bytes()) for name in ("detection", "pair-search")
+    detection, paired, climbed = (
+        json.loads((RESULTS / f"{name}.json").read_bytes())
+        for name in ("detection", "pair-search", "climb-search")
     )
-    page = render(json.loads(path.read_bytes()), detection, searched)
+    page = render(json.loads(path.read_bytes()), detection, paired, climbed)
     DOCUMENT.write_text(page, encoding="utf-8")
     PLOT.write_bytes(plot(detection))
     print(f"results: {path}, {DOCUMENT}, {PLOT}")
 
 
 def render(
-    measured: Mapping[str, Any], detection: Mapping[str, Any], searched: Mapping[str, Any]
+    measured: Mapping[str, Any],
+    detection: Mapping[str, Any],
+    paired: Mapping[str, Any],
+    climbed: Mapping[str, Any],
 ) -> str:
-    """Render the page from this benchmark's results and those of detection and of pair-search."""
+    """Render the page from this benchmark's results and those of the whole searches."""
     groups = _groups(detection)
     lines = [
         "# What a search costs",
@@ -151,9 +155,17 @@ def render(
         ),
         "",
         "Through a whole search with the pairs of `thorough`, tokens and words in three texts each "
-        f"(`python -m benchmarks pair-search`, seed {searched['seed']}):",
+        f"(`python -m benchmarks pair-search`, seed {paired['seed']}):",
         "",
-        *pair_search.lines(searched),
+        *pair_search.lines(paired),
+        "",
+        "## Climbs",
+        "",
+        "Through a whole search of tokens, in three texts each, and climbs from so many starts a "
+        "round, without any words (`python -m benchmarks climb-search`, seed "
+        f"{climbed['seed']}):",
+        "",
+        *climb_search.lines(climbed),
         "",
         "## Targets",
         "",

@@ -27,7 +27,10 @@ RENDERED: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "mitigation": (mitigation.render, ("mitigation",)),
     "monitor": (monitor_page.render, ("monitor",)),
     "rivals": (rivals_page.render, ("mitigation-rivals",)),
-    "search-cost": (search_cost.render, ("search-cost-pairs", "detection", "pair-search")),
+    "search-cost": (
+        search_cost.render,
+        ("search-cost-pairs", "detection", "pair-search", "climb-search"),
+    ),
     "soak": (soak.render, ("soak",)),
 }
 

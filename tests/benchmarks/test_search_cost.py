@@ -24,6 +24,15 @@ def test_costs_and_targets_are_of_the_cases() -> None:
         "peak_mb": 900.0,
         "earlier": False,
     }
+    searched = {
+        "model": "m",
+        "banked": ["a b", "z"],
+        "found": {"a b": True, "c d": False},
+        "spurious": ["z"],
+        "million_token_forwards": 61.2,
+        "seconds": 1234,
+        "source": "abc",
+    }
     page = render(
         pairs,
         {
@@ -42,22 +51,11 @@ def test_costs_and_targets_are_of_the_cases() -> None:
                 {**case, "model": "failed", "found": {"cf": False}, "seconds": 1.0},
             ],
         },
-        {
-            "seed": 3,
-            "models": [
-                {
-                    "model": "m",
-                    "banked": ["a b", "z"],
-                    "found": {"a b": True, "c d": False},
-                    "spurious": ["z"],
-                    "million_token_forwards": 61.2,
-                    "seconds": 1234,
-                    "source": "abc",
-                }
-            ],
-        },
+        {"seed": 3, "models": [searched]},
+        {"seed": 3, "models": [{**searched, "plan": "climbs 64"}]},
     )
     assert "- m: `a b` found, `c d` missed; `z` spurious; 2 units banked; 61.2 million" in page
+    assert "- 64 starts, m: `a b` found, `c d` missed; `z` spurious; 2 units banked; 6" in page
     assert "- bert-tiny-clean: not measured" in page
     assert "1,234 s on one thread beside other work (code `abc`)" in page
     assert "| minilm-l6 | fast | 2 | none planted | 2.5 | 61 | 900 | 1 |" in page
