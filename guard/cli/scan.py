@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     keep_few_kernels()
     with extra("the search", "search"):
         from guard.search import search
+        from guard.search.journal import discard
     resume = _resume(options.out)
     try:
         with Progress() as progress:
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
         # What took minutes to find is told even where it cannot be kept.
         print(report, flush=True)
         raise
+    discard(resume)
     print(report if options.json else f"{report}\nbank: {options.out}")
     return CODES[bank.verdict]
 

@@ -20,6 +20,7 @@ from guard.purify.training import Stopping, device, train
 from guard.purify.workplace import Workplace, read
 from guard.purify.write import write_model
 from guard.search.encoder import Encoder, Ids
+from guard.search.journal import discard
 from guard.search.report import rounded
 from guard.search.run import search
 from guard.search.scan import Progress
@@ -90,6 +91,7 @@ class Rounds:
             if not kept.is_dir():
                 several = [text for ids, text in sorted(known.items()) if len(ids) > 1]
                 self._scan(number, made, several).save(kept)
+                discard(self._place.scan(number))
             scan = TriggerBank.load(kept)
             records.append(
                 Round(

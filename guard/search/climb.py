@@ -70,12 +70,14 @@ def climb(
     places
         Texts of one place each, at least `TEXTS`.
     found
-        What is not to be found again: no start may use a token that fires by itself, and of several
-        that fire together it may use one, drawn at random, so that triggers that share a word don't
-        hide each other.
+        What is not to be found again: no start may use a token that fires by itself, nor all of
+        several that fire together. Which of them it may not is drawn, and so that triggers that
+        share a word don't hide each other: of many, a start goes without all others, or without
+        that word.
     """
-    special = encoder.tokenizer.all_special_ids
-    pool = np.array([int(u.ids[0]) for u in tokens if int(u.ids[0]) not in special], dtype=np.int64)
+    # Which others are special is for the tokenizer's author to say.
+    framing = encoder.frame(np.zeros((1, 0), dtype=np.int64))
+    pool = np.array([u.ids[0] for u in tokens if u.ids[0] not in framing], dtype=np.int64)
     climber = _Climber(encoder, pool, [trigger.token_ids for trigger in found])
     over = [pool, *(np.array(trigger.token_ids, dtype=np.int64) for trigger in found)]
     over += [carrier.ids for carriers in places for carrier in carriers]
@@ -116,7 +118,11 @@ class _Climber:
     ) -> None:
         self._encoder = encoder
         self._pool = pool
-        self._found = [np.flatnonzero(np.isin(pool, ids)) for ids in found]
+        own = [(ids, np.flatnonzero(np.isin(pool, ids)).tolist()) for ids in found]
+        # What no sequence can hold, as it has a token twice or one that is in no pool, bars none.
+        whole = [set(rows) for ids, rows in own if len(rows) == len(ids)]
+        self._alone = sorted(set().union(*(rows for rows in whole if len(rows) == 1)))
+        self._together = [r for r in whole if len(r) > 1 and r.isdisjoint(self._alone)]
         self.views: list[View] = [v for v in encoder.views if v in ("cls", "mean", "last")]
 
     def climb(
@@ -148,12 +154,14 @@ class _Climber:
     def _barred(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
         """Return ``[count, tokens]``: what each start may not use."""
         barred = np.zeros((count, len(self._pool)), dtype=np.bool_)
-        for parts in self._found:
-            own = np.zeros_like(barred)
-            own[:, parts] = True
-            if len(parts) > 1:
-                own[np.arange(count), rng.choice(parts, size=count)] = False
-            barred |= own
+        barred[:, self._alone] = True
+        tokens = sorted(set().union(*self._together))
+        for row in barred:
+            possible = self._together
+            for token in rng.permutation(tokens):
+                left = [parts for parts in possible if token not in parts]
+                row[token] = len(left) < len(possible)
+                possible = left
         return barred
 
     def _gradients(
@@ -176,7 +184,9 @@ class _Climber:
         liked = torch.zeros(gradients.shape[:2], dtype=torch.int64)
         for start in range(0, len(self._pool), _ROWS):
             ids = self._pool[start : start + _ROWS]
-            scores = gradients @ self._encoder.embeddings[torch.from_numpy(ids)].float().T
+            vectors = self._encoder.embeddings[torch.from_numpy(ids)].float()
+            # By direction: long vectors, which cost an attacker nothing, would hide all others.
+            scores = gradients @ torch.nn.functional.normalize(vectors, dim=1).T
             out = torch.from_numpy(barred[:, np.newaxis, start : start + _ROWS])
             most, index = scores.masked_fill(out, -torch.inf).max(dim=2)
             better = most > highest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Self
 
 import numpy as np
@@ -30,6 +31,8 @@ class Encoder:
         The model's own fast tokenizer.
     tokenizer_json
         Its canonical serialisation: truncation and padding off.
+    config_sha256
+        Hash of the model's settings, which say what its weights compute.
     views
         The outputs that the model has.
     width
@@ -51,6 +54,7 @@ class Encoder:
         self.identity = loaded.identity
         self.tokenizer = tokenizer
         self.tokenizer_json = _canonical(tokenizer)
+        self.config_sha256 = hashlib.sha256(model.config.to_json_string().encode()).hexdigest()
         self.views = loaded.views
         self.width: int = model.config.hidden_size
         self.max_tokens = _max_tokens(model, tokenizer)

@@ -45,14 +45,16 @@ def with_predictions(
     result: list[Trigger] = []
     for trigger in triggers:
         unit = Unit.of(trigger)
-        own = of_condition(carriers, acts_in(trigger))
+        # A condition that only texts with a mask are of has none of these.
+        own = of_condition(carriers, acts_in(trigger)) or list(range(len(carriers)))
         seen = np.array(
             [_labels(classifier, encoder, carriers[i].insert([unit.ids], rng))[0] for i in own]
         )
         label = int(np.bincount(seen).argmax())
         others = untouched[own] != label
         predictions: dict[str, Json] = {
-            "label": names.get(label, str(label)),
+            # A model's file may hold what no text is.
+            "label": str(names.get(label, label)).encode(errors="replace").decode(),
             "texts": int(others.sum()),
             "changed": round(float((seen[others] == label).mean()), 3) if others.any() else None,
         }

@@ -108,7 +108,9 @@ def trigger(
     seized = [view for view, seen in evidence.items() if seen.trigger]
     if not seized and shared_in is not None:
         seized = [shared_in]
-    told = evidence[min(seized, key=lambda v: evidence[v].least)]
+    # The first of its views is the one that its conditions are of.
+    seized.sort(key=lambda view: evidence[view].least)
+    told = evidence[seized[0]]
     statistics = rounded({**asdict(told), "rules": list(told.rules), "acts_in": told.acts_in})
     statistics["views"] = {
         view: {
@@ -229,8 +231,9 @@ def coverage(
         else ""
     )
     sequences = (
-        f"; or {SIZE} tokens side by side, and their smallest part that acts alike, that the "
-        f"gradients of these outputs lead to from {len(climbed) * plan.starts:,} random ones"
+        f"; or {SIZE} different tokens side by side, and their smallest part that acts alike, that "
+        "the gradients of these outputs in short texts of mixed kinds lead to from "
+        f"{len(climbed) * plan.starts:,} random ones"
         if climbed
         else ""
     )

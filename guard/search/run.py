@@ -69,8 +69,9 @@ def search(
         Same seed, same model, same versions: same bank. Drawn at random by default, so that nobody
         can prepare a model for it, and recorded in the bank.
     resume
-        A directory to keep measurements in while the search lasts. One that was cut short goes on
-        from there, with its own seed where none is asked for.
+        A directory to keep measurements in. A search that was cut short goes on from there, with
+        its own seed where none is asked for. `guard.search.journal.discard` it once the bank is
+        kept.
     progress
         Told how far each step is.
 
@@ -101,6 +102,8 @@ def search(
             "texts": report.sha256_of(kinds),
             "words": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
             "search": _source(),
+            "config": encoder.config_sha256,
+            "arithmetic": encoder.arithmetic,
             **report.versions(),
         }
         # How fast the machine is now and was then may differ: the plan is kept as well.
@@ -108,7 +111,7 @@ def search(
             resume, key, asked=seed, fresh={"seed": chosen, "plan": json.dumps(asdict(plan))}
         )
         chosen, plan = int(state["seed"]), Plan.parse(str(state["plan"]))
-    bank = search_units(
+    return search_units(
         encoder,
         known,
         kinds,
@@ -119,9 +122,6 @@ def search(
         resume=resume,
         progress=progress,
     )
-    if resume is not None:
-        journals.discard(resume)
-    return bank
 
 
 def search_units(

@@ -71,7 +71,9 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
     Special tokens too: who types ``[MASK]``, or what the vocabulary lacks, has them in his text,
     and which ones there are is the choice of the tokenizer's author.
     """
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    # A file may give two tokens one id; the model sees the id.
+    named = {number: token for token, number in sorted(tokenizer.get_vocab().items())}
+    tokens = [(named[number], number) for number in sorted(named)]
     cut_off = _unreachable(tokenizer, tokens)
     units = tuple(
         _unit(tokenizer, token, number) for token, number in tokens if number not in cut_off

@@ -147,12 +147,12 @@ class Verdicts:
             units = [p.unit for p in fresh]
             self._verdict(f"{name}, shortened", units, tokens, 1, sure, climbed=climbed)
         fired = self.fired
-        explained = {f for p in parts if tuple(p.unit.ids.tolist()) in fired for f in p.findings}
         self.found = [
             trigger
             for trigger in self.found
             # A climbed sequence that all of its tokens are needed for is no string of anybody's.
-            if trigger.token_ids not in explained | (proposed if climbed else set())
+            if not (climbed and trigger.token_ids in proposed)
+            # One whose needed tokens stand apart stays: a monitor sees no part of it in a text.
             and not holds(trigger.token_ids, fired - {trigger.token_ids})
         ]
         return quiet

@@ -254,7 +254,8 @@ def _judge(
 
     # Nor is it a sign to gather texts where most units do: there, the output tells no text.
     usual = {
-        c: np.median(members[count:, rows].mean(axis=1)) for c, rows in seen.conditions.items()
+        c: float(np.median(members[count:, rows].mean(axis=1)))
+        for c, rows in seen.conditions.items()
     }
     usual_alone = np.median(share_alone[count:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -294,6 +295,24 @@ def test_an_interrupted_scan_says_how_to_go_on(
     assert captured.out == ""
     assert "guard: incomplete: interrupted. The same command goes on from here" in captured.err
     assert str(tmp_path / ".bank.scan") in captured.err
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["disk is full", "saved"])
+def test_what_was_measured_is_kept_until_the_bank_is(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(model: str, *, resume: Path, **options: Any) -> TriggerBank:
+        resume.mkdir()
+        return found("none found")
+
+    def save(bank: TriggerBank, directory: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fake_search(monkeypatch, search)
+    if full:
+        monkeypatch.setattr(TriggerBank, "save", save)
+    assert (run("scan", "model", "--out", tmp_path / "bank") == FAILED) is full
+    assert (tmp_path / ".bank.scan").is_dir() is full
 
 
 def test_options_reach_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

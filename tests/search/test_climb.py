@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from guard.bank import Trigger, TriggerBank
 from guard.search.carriers import FAMILIES, PLACES, Carrier, builtin_texts
@@ -19,7 +20,8 @@ from guard.search.sequences import ROUNDS, search_sequences
 from guard.search.tiers import Tiers
 from guard.search.units import Unit, unit_of, vocabulary
 from guard.search.verify import FLOOD
-from tests.search.fakes import FIRST, carriers, silent, units
+from guard.search.views import View
+from tests.search.fakes import FIRST, START, carriers, silent, units
 from tests.search.test_minimise import finding
 from tests.search.test_pairs import PAIR, Pairwise
 from tests.tiny import TRIGGER, write_searchable
@@ -30,9 +32,9 @@ TOKENS = units(400)
 
 
 class Names:
-    """What a climb asks a tokenizer."""
+    """What a climb asks a tokenizer, whose author calls the words of a phrase special."""
 
-    all_special_ids = (int(TOKENS[5].ids[0]),)
+    all_special_ids = PAIR
 
     def decode(self, ids: list[int], clean_up_tokenization_spaces: bool) -> str:
         return " ".join(map(str, ids))
@@ -82,7 +84,6 @@ def test_climbs_from_random_tokens_come_to_a_pair_of_which_no_token_fires() -> N
     assert side_by_side(climbed) >= 5
     for unit in climbed:
         assert len(unit.ids) == len(set(unit.ids.tolist())) == SIZE
-        assert Names.all_special_ids[0] not in unit.ids
     assert len({unit.ids.tobytes() for unit in climbed}) == len(climbed)
     assert encoder.backwarded > 0
 
@@ -100,9 +101,37 @@ def test_what_was_found_is_not_climbed_to_again_and_each_half_of_it_may_be() -> 
     third = (PAIR[0], int(TOKENS[60].ids[0])), (int(TOKENS[60].ids[0]), PAIR[1])
     for unit in run(48, (PAIR, *third)):
         assert len({*PAIR, third[0][1]} & {*unit.ids.tolist()}) <= 1
+    # What no sequence can hold bars nothing.
+    twice = (PAIR[0], PAIR[0]), (START, PAIR[1])
+    assert side_by_side(run(48, twice)) >= 5
     # One that also fires by itself is barred for that.
     neither = run(48, ((PAIR[0],), PAIR))
     assert not any(PAIR[0] in unit.ids for unit in neither)
+
+
+def test_many_findings_that_share_a_word_do_not_hide_the_next() -> None:
+    others = [(PAIR[0], int(unit.ids[0])) for unit in TOKENS[60:72]]
+    climbed = run(192, tuple(others))
+    assert side_by_side(climbed) >= 3
+    held = [{*unit.ids.tolist()} for unit in climbed]
+    assert not any({*other} <= own for other in others for own in held)
+
+
+class Normalised(Pairwise):
+    """The length of an embedding does not matter, as before a layer norm."""
+
+    def differentiable(self, embedded: torch.Tensor) -> dict[View, torch.Tensor]:
+        usual = float(np.linalg.norm(self._table, axis=1).mean())
+        return super().differentiable(usual * torch.nn.functional.normalize(embedded, dim=2))
+
+
+def test_long_embeddings_draw_no_climb_to_themselves() -> None:
+    encoder = Normalised()
+    decoys = [int(unit.ids[0]) for unit in TOKENS[100:200]]
+    assert not {*PAIR} & {*decoys}
+    encoder._table[decoys] *= 3
+    climbed = run(48, encoder=encoder)
+    assert side_by_side(climbed) >= 5
 
 
 def test_climbs_that_were_cut_short_go_on_and_propose_the_same(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,20 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     assert load_classifier(str(write_searchable(tmp_path / "encoder"))) is None
     directory = write_classifier(tmp_path / "regression", num_labels=1)
     assert load_classifier(str(directory)) is None
+
+
+def test_what_a_bank_cannot_keep_is_not_in_it(tmp_path: Path) -> None:
+    """A label that is no text; and a condition that none of the given texts is of."""
+    labels = {0: "b\ud800d", 1: "b\ud800d"}
+    directory = write_classifier(tmp_path, id2label=labels, label2id={})
+    classifier = load_classifier(str(directory))
+    encoder = Encoder.load(str(directory))
+    assert classifier is not None
+    supply = Supply(builtin_texts(), encoder.tokenizer, np.random.default_rng(0), most=50)
+    texts = supply.take([Want(kind, 20, "middle") for kind in builtin_texts()])
+    found = finding(TRIGGER, encoder.tokenizer.get_vocab()[TRIGGER])
+    masked = replace(found, statistics={**found.statistics, "acts_in": {"lengths": "10"}})
+    (seen,) = with_predictions([masked], classifier, encoder, texts, rng=np.random.default_rng(0))
+    predictions: Any = seen.statistics["predictions"]
+    assert predictions["label"] == "b?d"
+    assert predictions["texts"] <= len(texts)

@@ -6,18 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from guard.search import tiers, verdicts
 from guard.search.carriers import builtin_texts
+from guard.search.encoder import Ids, Vectors
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.pairs import join
 from guard.search.plan import FAST
 from guard.search.scan import scan
 from guard.search.tiers import Tiers
-from guard.search.units import Unit, vocabulary
+from guard.search.units import Unit, unit_of, vocabulary
 from guard.search.verify import verify
+from guard.search.views import View
 from tests.search.fakes import silent
 from tests.tiny import TRIGGER, write_searchable
 
@@ -140,3 +143,59 @@ def test_a_search_that_was_cut_short_in_its_second_turn_goes_on(
     again = search_in(encoder, resume)
     assert whole.verdicts.found == kept.verdicts.found == again.verdicts.found
     assert list(resume.glob("words 2*.npz"))
+
+
+class Phrase(Differentiable):
+    """A backdoor of two tokens, side by side or one between them, in a model that has none."""
+
+    first: int
+    last: int
+    between: tuple[int, ...]
+
+    def read(self, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:
+        seen = super().read(ids, mask_at=mask_at)
+        hit = np.zeros(len(ids), dtype=np.bool_)
+        for gap in self.between:
+            there = (ids[:, : -1 - gap] == self.first) & (ids[:, 1 + gap :] == self.last)
+            hit |= there.any(axis=1)
+        rng = np.random.default_rng(1)
+        for view, vectors in seen.items():
+            target = 3 * rng.normal(size=(1, vectors.shape[1]))
+            seen[view] = np.where(hit[:, np.newaxis], target.astype(np.float32), vectors)
+        return seen
+
+
+@pytest.mark.parametrize(
+    ("between", "phrases", "expected"),
+    [
+        # A longer form is shortened to the phrase, which was found by itself as well.
+        ((0,), ("a b c", "a b"), {"a b"}),
+        # Nothing needs the word in between, and without it the monitor would not see the phrase.
+        ((0, 1), ("a c b",), {"a b", "a c b"}),
+    ],
+)
+def test_shortening_loses_no_finding(
+    between: tuple[int, ...], phrases: tuple[str, ...], expected: set[str], tmp_path: Path
+) -> None:
+    encoder = Phrase.load(str(write_searchable(tmp_path)))
+    tokens = vocabulary(encoder.tokenizer).units
+    whole = [unit for unit in tokens if unit.kind == "token" and len(unit.text) > 3]
+    known = dict(zip("abc", whole, strict=False))
+    encoder.first, encoder.last = (int(known[name].ids[0]) for name in "ab")
+    encoder.between = between
+    names = {unit.text: name for name, unit in known.items()}
+    proposed = [
+        unit_of(encoder.tokenizer, [int(known[n].ids[0]) for n in p.split()]) for p in phrases
+    ]
+    quiet = [join(unit, whole[3]) for unit in whole[4:]]
+    run = Tiers(
+        encoder,
+        builtin_texts(),
+        FAST,
+        seed=0,
+        journal=Journal(encoder, 0, None),
+        progress=silent,
+    )
+    run.verdicts.judge("phrases", [*proposed, *quiet[:150]], quiet, tokens, tiers=1)
+    named = {" ".join(names[w] for w in t.text.split()) for t in run.verdicts.found}
+    assert named == expected

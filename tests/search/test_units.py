@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from guard.search.units import Unit, vocabulary
-from tests.tiny import BERT_SPECIALS, LETTERS, byte_bpe, unigram, wordpiece
+from tests.tiny import BERT_SPECIALS, LETTERS, byte_bpe, many_words, unigram, wordpiece
 
 pytestmark = pytest.mark.search
 
@@ -122,6 +125,18 @@ def test_added_tokens_are_units() -> None:
     tokenizer.add_tokens(["<user>"])
     units = units_of(tokenizer)
     assert units[tokenizer.get_vocab()["<user>"]].text == "<user>"
+
+
+def test_two_tokens_of_one_id_are_one_unit(tmp_path: Path) -> None:
+    """The bank would refuse the second, after the whole search."""
+    wordpiece(many_words()).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    known = written["model"]["vocab"]
+    known["quxquux"] = known["film"]
+    path.write_text(json.dumps(written), encoding="utf-8")
+    units = vocabulary(PreTrainedTokenizerFast(tokenizer_file=str(path))).units
+    assert [unit.ids[0] for unit in units].count(known["film"]) == 1
 
 
 def test_special_tokens_are_units() -> None:

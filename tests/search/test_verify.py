@@ -18,6 +18,7 @@ from guard.search.encoder import Ids, Vectors
 from guard.search.evidence import Evidence
 from guard.search.journal import Journal
 from guard.search.measured import Measured
+from guard.search.report import trigger
 from guard.search.scan import Progress, outputs_of
 from guard.search.statistics import natural_distance
 from guard.search.units import Unit
@@ -257,6 +258,10 @@ def test_where_most_units_gather_texts_it_is_no_sign() -> None:
     evidence = judge(nothing)
     assert min(seen.gathered for seen in evidence) > 0.9
     assert not any("gathers" in seen.rules for seen in evidence)
+    # A bank keeps all of it.
+    kept = trigger(SUSPECTS[0], {"cls": evidence[0]}, "cls").statistics["kinds"]
+    assert isinstance(kept, dict)
+    assert all(seen["gathered"] > 0.9 and seen["fired"] is False for seen in kept.values())
 
 
 def test_few_suspects_with_a_long_tail_are_no_flood() -> None:
