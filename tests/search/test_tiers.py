@@ -123,7 +123,7 @@ def test_a_part_that_many_findings_share_needs_no_verdict_of_its_own(
         assert found(run) >= {TRIGGER}
         (part,) = [trigger for trigger in run.verdicts.found if trigger.text == TRIGGER]
         assert part.statistics["rules"] == []
-        assert part.view == "cls"
+        assert part.view in encoder.views
         assert not any(TRIGGER in text for text in found(run) - {TRIGGER})
     else:
         assert TRIGGER not in found(run)
