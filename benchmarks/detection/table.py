@@ -167,9 +167,9 @@ def _by_tokens(rows: Sequence[Row], alike: float) -> list[str]:
         "In encoders, of the models whose triggers were told apart. `fast` tests the 30,000 "
         "commonest words of several tokens, and the strings of up to three letters or four digits, "
         "in two texts; `standard` the words in one of every kind, and 220,000 more in two; others "
-        "are found by a part that fires, where a climb of `standard` or `thorough` comes to them, "
-        "or not. Where a case is from before, there were no climbs, `fast` may have tested neither "
-        "words nor strings, and `standard` none of the 220,000.",
+        "are found by a part that fires, or where a climb comes to them, or not. Where a case is "
+        "from before, there were no climbs, `fast` may have tested neither words nor strings, and "
+        "`standard` none of the 220,000.",
         "",
         "| search | one token | a word of several | a phrase |",
         "|---|---|---|---|",

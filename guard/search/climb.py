@@ -34,8 +34,8 @@ from guard.search.statistics import Array, displacement
 from guard.search.units import Unit, unit_of
 from guard.search.views import View
 
-# Starts of a shard. They share a place and an output.
-SHARD = 32
+# Starts of a shard. They share a place and an output; few, so that the fewest meet several.
+SHARD = 16
 # Tokens of a sequence: more than a trigger needs, so that its parts need not find their places.
 SIZE = 6
 UPDATES = 16

@@ -121,7 +121,7 @@ class Plan:
 
 # How words are tested that are many for their worth to an attacker.
 FURTHER = Plan("further words", lengths=_FURTHER)
-FAST = Plan("fast", more_words=30_000)
+FAST = Plan("fast", more_words=30_000, starts=64)
 STANDARD = Plan(
     "standard",
     words=30_000,
@@ -147,9 +147,9 @@ BUDGETS: Mapping[str, Plan] = MappingProxyType(
 def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
     """Return the plan of the best coverage that so many seconds are enough for.
 
-    First come words in few texts, then more kinds of text, words in those, and longer texts. Where
-    there is no time for all tokens in three texts, only a random part of them is scanned, and the
-    search is incomplete.
+    First come words in few texts, then climbs, more kinds of text, words in those, and longer
+    texts. Where there is no time for all tokens in three texts, only a random part of them is
+    scanned, and the search is incomplete.
 
     Parameters
     ----------
@@ -157,8 +157,9 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
         Token-forwards in a second.
     """
     possible = [
-        replace(FAST, more_words=0),
-        replace(FAST, more_words=10_000),
+        replace(FAST, more_words=0, starts=0),
+        replace(FAST, more_words=10_000, starts=0),
+        replace(FAST, starts=0),
         FAST,
         replace(STANDARD, words=0, more_words=30_000),
         replace(STANDARD, words=10_000, more_words=20_000),
@@ -170,6 +171,6 @@ def fit(seconds: float, rate: float, tokens: int, kinds: int) -> Plan:
     affordable = [plan for plan in possible if plan.cost(tokens, kinds) <= seconds * rate]
     if affordable:
         return replace(affordable[-1], name=f"{seconds:g} s")
-    part = [replace(FAST, more_words=0, groups=groups) for groups in range(1, GROUPS)]
+    part = [replace(FAST, more_words=0, starts=0, groups=groups) for groups in range(1, GROUPS)]
     affordable = [plan for plan in part if plan.cost(tokens, kinds) <= seconds * rate]
     return replace((affordable or part[:1])[-1], name=f"{seconds:g} s")

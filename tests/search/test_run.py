@@ -126,7 +126,8 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert isinstance(settings["token_forwards"], int)
     # At least once every unit in three carriers, and far from the whole vocabulary in all of them.
     count = len(vocabulary(encoder.tokenizer).units)
-    assert 3 * 10 * count < settings["token_forwards"] < 130 * count
+    climbed = 20_000 * FAST.starts
+    assert 3 * 10 * count < settings["token_forwards"] < 130 * count + climbed
     versions = settings["versions"]
     assert isinstance(versions, dict)
     assert set(versions) == {"trigger-guard", "torch", "transformers", "tokenizers"}
@@ -137,7 +138,7 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     not_tested = coverage["not_tested"]
     assert isinstance(not_tested, list)
     (words, pairs, *others, mask) = not_tested
-    assert (words, pairs) == ("words of several tokens", "pairs and phrases")
+    assert (words, pairs) == ("words of several tokens", "other pairs and phrases")
     assert others == list(NOT_TESTED)
     assert str(mask).startswith("the output at a mask: ")
     assert coverage["verdict_kinds"] == sorted(builtin_texts())
@@ -146,7 +147,11 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
 
 def test_steps_in_order(bank: TriggerBank, calls: list[tuple[str, int, int]]) -> None:
     steps = [(step, list(own)) for step, own in itertools.groupby(calls, key=itemgetter(0))]
-    assert [step for step, _ in steps] == ["scanning", "sifting", "verifying", "varying"]
+    assert [step for step, _ in steps] == [
+        *("scanning", "sifting", "verifying"),
+        *("climbing", "sifting", "verifying"),
+        "varying",
+    ]
     for _, own in steps:
         done = [number for _, number, _ in own]
         total = {number for _, _, number in own}
