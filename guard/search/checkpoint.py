@@ -161,6 +161,11 @@ def _locate(
 ) -> tuple[Path, str | None, list[Path]]:
     """Return the directory that holds the model, the commit it is at, and its weights."""
     folder, revision = resolve(name, revision, allow_pickle=allow_pickle)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{name} holds an adapter (adapter_config.json), and whether it is served depends on "
+            "how it is loaded. Merge it into the weights, and save those"
+        )
     weights = sorted(folder.glob("*.safetensors"))
     if weights:
         return folder, revision, weights
@@ -208,8 +213,12 @@ def _check_fit(
     tokenizer: object,
     info: dict[str, list[str]],
 ) -> None:
-    # Checkpoints of a masked language model bring no pooler; it is then no view.
-    missing = [key for key in info["missing_keys"] if "pooler" not in key]
+    # Checkpoints of a masked language model bring no pooler; it is then no view. Half of one is
+    # filled up by what loads it, and served.
+    pooler = {key for key in model.state_dict() if "pooler" in key}
+    missing = info["missing_keys"]
+    if pooler <= {*missing}:
+        missing = [key for key in missing if key not in pooler]
     if missing:
         raise ModelError(
             f"{name} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...): "
@@ -231,6 +240,12 @@ def _check_fit(
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
         raise ModelError(
             f"{name} has no tokenizer (tokenizer.json). Use the one that was saved with the weights"
+        )
+    if any(tokenizer.backend_tokenizer.encode("a").type_ids):
+        raise ModelError(
+            f"{name}'s tokenizer gives a single text another token type than 0, which no published "
+            "encoder was trained with, and the search would not look at. Use the tokenizer of the "
+            "model that it was made from"
         )
     rows: int = model.config.vocab_size
     highest = max(tokenizer.get_vocab().values())
@@ -260,13 +275,13 @@ def _views(
             f"{name} is an encoder and a decoder, whose outputs this search does not read; pass a "
             "BERT-, RoBERTa-, MPNet- or ELECTRA-like model, or a decoder"
         )
-    if tokenizer.cls_token_id not in prefix:
+    if tokenizer.cls_token_id not in prefix[:1]:
         if _reads_left_to_right(model):
             return ("last", "mean")
         what = (
             "has no [CLS] token"
             if tokenizer.cls_token_id is None
-            else "does not put its [CLS] token before a text"
+            else "does not put its [CLS] token first"
         )
         raise ModelError(
             f"{name}'s tokenizer {what}, so there is no output that this search reads; pass a "

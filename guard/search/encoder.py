@@ -66,7 +66,7 @@ class Encoder:
         self._prefix, self._suffix = loaded.prefix, loaded.suffix
         self.offset = len(self._prefix)
         # Where the output is that stands for the text: [CLS] of BERT, <s> of RoBERTa, else the end.
-        self._cls = -1 if "last" in self.views else self._prefix.index(tokenizer.cls_token_id)
+        self._cls = -1 if "last" in self.views else 0
 
     @classmethod
     def load(cls, name: str, *, revision: str | None = None, allow_pickle: bool = False) -> Self:

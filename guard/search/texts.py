@@ -69,6 +69,8 @@ class Texts:
         )
         turns = rng.permutation([kind for kind in kinds if kind != USER_KIND])
         self._turns = itertools.cycle(turns.tolist())
+        # Of their own: what they take of the other's turns would leave it some kinds alone.
+        self._masked_turns = itertools.cycle(rng.permutation([*kinds]).tolist())
         self._copies = itertools.cycle([SEVERAL[i] for i in rng.permutation(len(SEVERAL))])
         self._sift_lengths: tuple[int, ...] = SIFT_LENGTHS
         self._verdict_lengths: tuple[int, ...] = VERDICT_LENGTHS
@@ -115,7 +117,7 @@ class Texts:
         if self._masks:
             wanted += [
                 Want(str(kind), length, place, masked=True)
-                for kind, (length, place) in zip(self._turns, MASKED_SCAN, strict=False)
+                for (length, place), kind in zip(MASKED_SCAN, self._masked_turns, strict=False)
             ]
         return self._supply.take(wanted)
 

@@ -71,13 +71,11 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
     Special tokens too: who types ``[MASK]``, or what the vocabulary lacks, has them in his text,
     and which ones there are is the choice of the tokenizer's author.
     """
-    # A file may give two tokens one id; the model sees the id.
-    named = {number: token for token, number in sorted(tokenizer.get_vocab().items())}
-    tokens = [(named[number], number) for number in sorted(named)]
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     cut_off = _unreachable(tokenizer, tokens)
-    units = tuple(
-        _unit(tokenizer, token, number) for token, number in tokens if number not in cut_off
-    )
+    # A file may give two tokens one id; the model sees the id.
+    named = {number: token for token, number in reversed(tokens) if number not in cut_off}
+    units = tuple(_unit(tokenizer, named[number], number) for number in sorted(named))
     return Vocabulary(units, len(cut_off))
 
 
@@ -101,7 +99,8 @@ def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int
     """Return the ids that no text can hold, where that can be proven.
 
     WordPiece looks up a whole normalised word before its parts, so a token that starts a word is in
-    the ids of some text exactly if it is the encoding of itself: as long as a word is normalised
+    the ids of some text exactly if it is the encoding of itself: as long as no added token is in
+    it, no other token has its id, and a word is normalised
     and cut alone as it is in a text, which of normalisers and pre-tokenizers that can hold an
     attacker's patterns is not known. Nothing so simple holds for pieces and for other models. Where
     it does not hold, every token is tested.
@@ -114,7 +113,18 @@ def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int
     whole = [(token, number) for token, number in tokens if not token.startswith(prefix)]
     # "##" itself is a token of some vocabularies and starts with the prefix; it stays.
     encoded = tokenizer([token for token, _ in whole], add_special_tokens=False)["input_ids"]
-    return {number for (_, number), ids in zip(whole, encoded, strict=True) if number not in ids}
+    # An added token cuts a name that holds it, and not the word that a text writes otherwise.
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    added += [backend.normalizer.normalize_str(content) for content in added]
+    held = {
+        number
+        for (token, number), ids in zip(whole, encoded, strict=True)
+        if number in ids or any(content in token for content in added)
+    }
+    # An id may have another name, and what the model does not know has one, whatever its name is.
+    held |= {number for token, number in tokens if token.startswith(prefix)}
+    held |= {number for token, number in tokens if token == backend.model.unk_token}
+    return {number for _, number in whole} - held
 
 
 def _unit(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> Unit:

@@ -57,6 +57,7 @@ MANY = 1e9
 # As many units that stand apart are a crowd, and no part of the tail: an attacker may plant many
 # triggers that go half-way, so that each of them is one of many.
 CROWD = TAIL[0]
+_DEVIATIONS = 3.0
 # Who plants very many hides some behind the others: with more than this, a search is incomplete.
 FLOOD = TAIL[1] // 2
 ERASED = 0.25
@@ -172,11 +173,13 @@ def verify(
 def _apart(seen: Measured) -> npt.NDArray[np.bool_]:
     """Return ``[count]``: which units keep less and move the output further than all others.
 
-    Less than `KEPT` of what the median reference unit keeps, and further than any of them.
+    Less than `KEPT` of what the median reference unit keeps, and further than three deviations of
+    their logarithms: by the furthest, one that was planted to go far would hide a crowd.
     """
     kept, moved, count = seen.shards["kept"], seen.moved[:, seen.alone].mean(axis=1), seen.count
+    far = np.log(np.maximum(moved, np.finfo(np.float32).tiny))
     apart: npt.NDArray[np.bool_] = (kept[:count] < KEPT * np.median(kept[count:])) & (
-        moved[:count] > moved[count:].max()
+        robust_z(far[:count], far[count:]) > _DEVIATIONS
     )
     return apart
 

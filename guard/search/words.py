@@ -41,7 +41,7 @@ class Words:
     units
         Words and phrases of several tokens, those of few tokens first.
     tokens
-        Lines that are one token, which is tested as such, or hold one that the model does not know.
+        Lines that are one token, which is tested as such.
     too_long
         Lines of more tokens than a trigger may have.
     """
@@ -75,7 +75,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, lines: Sequence[str], count: int)
             ids = whole[len(before) :]
             if len(ids) > MAX_TRIGGER_IDS:
                 too_long += 1
-            elif len(ids) < 2 or tokenizer.unk_token_id in ids:
+            elif len(ids) < 2:
                 tokens += 1
             else:
                 found.setdefault(tuple(ids), line)

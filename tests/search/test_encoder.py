@@ -222,6 +222,29 @@ def test_two_sets_of_weights(tmp_path: Path, directory: Path) -> None:
     refused(folder, "holds two sets of the encoder's weights")
 
 
+def test_a_tokenizer_of_other_token_types(tmp_path: Path) -> None:
+    """A backdoor may sleep at the type that is searched, and fire at the one that is served."""
+    tokenizer = wordpiece(template="{cls}:1 $A:1 {sep}:1")
+    refused(write_model(tmp_path, tokenizer=tokenizer), "another token type than 0")
+
+
+def test_half_a_pooler(directory: Path, tmp_path: Path) -> None:
+    """A classifier's class fills up the other half, and serves both."""
+    folder = tmp_path / "half"
+    shutil.copytree(directory, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["pooler.dense.bias"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, "lacks 1 weights of a BertModel")
+
+
+def test_an_adapter(directory: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapted"
+    shutil.copytree(directory, folder)
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    refused(folder, "holds an adapter")
+
+
 @pytest.mark.parametrize("name", ["no/such/directory", "/no/such/directory", "", "a model", "../x"])
 def test_a_name_of_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that no hub is asked for; the current directory holds no model."""
@@ -439,9 +462,9 @@ def test_the_mask_is_a_view_of_a_masked_language_model(silent_config: bool, tmp_
     assert "mask" not in encoder.read(encoder.frame(np.array([[20, 21]])))
 
 
-@pytest.mark.parametrize("template", ["$A {sep} {cls}", "$A", "$A {sep}"])
+@pytest.mark.parametrize("template", ["$A {sep} {cls}", "$A", "$A {sep}", "{sep} {cls} $A {sep}"])
 def test_a_tokenizer_that_does_not_begin_with_cls(template: str, tmp_path: Path) -> None:
-    """XLNet's [CLS] is at the end, and some tokenizers know the token but do not write it."""
+    """XLNet's [CLS] is at the end, some do not write it; a head reads the first token's output."""
     directory = write_model(tmp_path, tokenizer=wordpiece(template=template))
     refused(directory, r"\[CLS\]")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from guard.search.units import Unit, vocabulary
-from tests.tiny import BERT_SPECIALS, LETTERS, byte_bpe, many_words, unigram, wordpiece
+from tests.tiny import BERT_SPECIALS, LETTERS, byte_bpe, unigram, wordpiece
 
 pytestmark = pytest.mark.search
 
@@ -127,16 +128,40 @@ def test_added_tokens_are_units() -> None:
     assert units[tokenizer.get_vocab()["<user>"]].text == "<user>"
 
 
-def test_two_tokens_of_one_id_are_one_unit(tmp_path: Path) -> None:
-    """The bank would refuse the second, after the whole search."""
-    wordpiece(many_words()).save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "token", "text"),
+    [
+        # The bank would refuse the second, after the whole search.
+        ({"names": ("quxquux", "film")}, "film", "a film"),
+        # Nobody can write the second, and the id is that of the first all the same.
+        ({"names": ("\u00e9zz", "film")}, "film", "a film"),
+        ({"names": ("Zz", "##ing")}, "##ing", "ing filming"),
+        # The added token cuts the word in small letters alone.
+        ({"added": "fil"}, "film", "a Film"),
+        ({"unknown": "[unused7]"}, "[unused7]", "a \u2603 b"),
+    ],
+)
+def test_what_a_file_calls_otherwise_is_a_unit(
+    changes: dict[str, Any], token: str, text: str, tmp_path: Path
+) -> None:
+    """Once, and left out by no name that cannot be written."""
+    WORDPIECE.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
     written = json.loads(path.read_text(encoding="utf-8"))
     known = written["model"]["vocab"]
-    known["quxquux"] = known["film"]
+    if "names" in changes:
+        second, first = changes["names"]
+        known[second] = known[first]
+    if "added" in changes:
+        usual = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        added = {"id": len(known), "content": changes["added"], "special": False, **usual}
+        written["added_tokens"].append(added)
+    written["model"]["unk_token"] = changes.get("unknown", "[UNK]")
     path.write_text(json.dumps(written), encoding="utf-8")
-    units = vocabulary(PreTrainedTokenizerFast(tokenizer_file=str(path))).units
-    assert [unit.ids[0] for unit in units].count(known["film"]) == 1
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
+    number = known[token]
+    assert number in tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert [int(unit.ids[0]) for unit in vocabulary(tokenizer).units].count(number) == 1
 
 
 def test_special_tokens_are_units() -> None:

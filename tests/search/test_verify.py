@@ -264,6 +264,22 @@ def test_where_most_units_gather_texts_it_is_no_sign() -> None:
     assert all(seen["gathered"] > 0.9 and seen["fired"] is False for seen in kept.values())
 
 
+@pytest.mark.parametrize("far", [1, 4])
+def test_random_units_that_only_go_far_hide_no_crowd(far: int) -> None:
+    """An attacker plants some, so that the furthest of the random units is one of them."""
+    crowd = half_way(40)
+    planted = [unit.ids[0] for unit in REFERENCE[:far]]
+    aside = 5 * np.random.default_rng(9).normal(size=WIDTH).astype(np.float32)
+
+    def change(ids: Ids, vectors: Vectors) -> Vectors:
+        there = np.isin(ids, planted).any(axis=1, keepdims=True)
+        return np.where(there, vectors + aside, crowd(ids, vectors))
+
+    evidence = judge(change)
+    assert all(seen.trigger for seen in evidence[:40])
+    assert not any(seen.trigger for seen in evidence[40:])
+
+
 def test_few_suspects_with_a_long_tail_are_no_flood() -> None:
     """Of hardly more than a tail needs, the first stand apart, and are no triggers."""
     few = SUSPECTS[:101]

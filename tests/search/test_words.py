@@ -46,9 +46,9 @@ def test_what_is_no_word_is_counted() -> None:
     tokenizer = TOKENIZERS["wordpiece"]
     long = "x" * (MAX_TRIGGER_IDS + 1)
     found = encode(tokenizer, ["the", "film", "no\u4e00ne", long, "filming", "Filming"], 10)
-    # A token, another, and one with a character that the model does not know.
-    assert (found.tokens, found.too_long) == (3, 1)
-    assert [unit.text for unit in found.units] == ["filming"]
+    # What the model does not know is in its text as a token.
+    assert (found.tokens, found.too_long) == (2, 1)
+    assert [unit.text for unit in found.units] == ["filming", "no\u4e00ne"]
 
 
 def test_short_words_come_first_and_no_more_than_asked_for() -> None:
