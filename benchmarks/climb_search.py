@@ -13,10 +13,10 @@ from typing import Any
 from benchmarks.detection.searches import SEED
 from benchmarks.guided import line, measure
 from benchmarks.record import write
-from guard.search.plan import Plan
+from guard.search.plan import FAST, STANDARD, Plan
 
 MODELS = ("bert-tiny-por-phrase-whole", "bert-tiny-por-three-words", "bert-tiny-clean")
-STARTS = (0, 32, 128, 512)
+STARTS = (0, FAST.starts, STANDARD.starts)
 
 
 def main() -> None:
