@@ -178,8 +178,11 @@ def _apart(seen: Measured) -> npt.NDArray[np.bool_]:
     """
     kept, moved, count = seen.shards["kept"], seen.moved[:, seen.alone].mean(axis=1), seen.count
     far = np.log(np.maximum(moved, np.finfo(np.float32).tiny))
+    usual = np.median(far[count:])
+    # They may be alike: texts that hold a trigger are moved by nothing else.
+    spread = 1.4826 * np.median(np.abs(far[count:] - usual))
     apart: npt.NDArray[np.bool_] = (kept[:count] < KEPT * np.median(kept[count:])) & (
-        robust_z(far[:count], far[count:]) > _DEVIATIONS
+        far[:count] > usual + _DEVIATIONS * spread
     )
     return apart
 
@@ -208,15 +211,18 @@ def _telling(seen: Measured, tail: npt.NDArray[np.bool_]) -> npt.NDArray[np.floa
         ``[count]``, the units that it is fitted to.
     """
     shards, moved, count = seen.shards, seen.moved, seen.count
+    everywhere = _suspicion(shards["kept"], moved[:, seen.alone].mean(axis=1), count)
+    # Texts of one condition may all hold a trigger: nothing else moves them, and they tell nothing.
     suspicion_in = [
         _suspicion(kept_in, moved[:, rows].mean(axis=1), count)
         for kept_in, rows in zip(shards["kept in"].T, seen.conditions.values(), strict=True)
+        if _varies(kept_in[count:]) and _varies(moved[count:, rows].mean(axis=1))
     ]
     together = np.log(np.maximum(shards["together"], np.finfo(np.float32).tiny))
     families = (
-        _suspicion(shards["kept"], moved[:, seen.alone].mean(axis=1), count),
-        np.max(np.stack(suspicion_in), axis=0),
-        -robust_z(together, together[count:]),
+        everywhere,
+        np.max(np.stack(suspicion_in or [everywhere]), axis=0),
+        -robust_z(together, together[count:]) if _varies(together[count:]) else np.zeros(count),
     )
     chances = np.stack(
         [expected_by_chance(family[:count], family[:count][tail]) for family in families]
@@ -296,6 +302,10 @@ def _judge(
             )
         )
     return result
+
+
+def _varies(values: Array) -> bool:
+    return bool(np.median(np.abs(values - np.median(values))) > 0)
 
 
 def _suspicion(kept: Array, moved: Array, count: int) -> npt.NDArray[np.float64]:

@@ -46,9 +46,15 @@ def test_what_is_no_word_is_counted() -> None:
     tokenizer = TOKENIZERS["wordpiece"]
     long = "x" * (MAX_TRIGGER_IDS + 1)
     found = encode(tokenizer, ["the", "film", "no\u4e00ne", long, "filming", "Filming"], 10)
-    # What the model does not know is in its text as a token.
-    assert (found.tokens, found.too_long) == (2, 1)
-    assert [unit.text for unit in found.units] == ["filming", "no\u4e00ne"]
+    # A token, another, and one with a character that the model does not know.
+    assert (found.tokens, found.too_long) == (3, 1)
+    assert [unit.text for unit in found.units] == ["filming"]
+
+
+def test_what_a_file_calls_unknown_is_a_piece_of_words_all_the_same() -> None:
+    tokenizer = wordpiece(["film", "##ing"])
+    tokenizer.unk_token = "##ing"
+    assert [unit.text for unit in encode(tokenizer, ["filming"], 10).units] == ["filming"]
 
 
 def test_short_words_come_first_and_no_more_than_asked_for() -> None:
