@@ -216,7 +216,7 @@ def _check_fit(
     # Checkpoints of a masked language model bring no pooler; it is then no view. Half of one is
     # filled up by what loads it, and served.
     pooler = {key for key in model.state_dict() if "pooler" in key}
-    missing = info["missing_keys"]
+    missing = sorted(info["missing_keys"])
     if pooler <= {*missing}:
         missing = [key for key in missing if key not in pooler]
     if missing:
