@@ -28,7 +28,9 @@ def main() -> None:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Render what was found, for the page of costs."""
+    measured = {(model["plan"], model["model"]): model for model in result["models"]}
     return [
-        f"- {model['plan'].removeprefix('climbs ')} starts, {model['model']}: {line(model)}"
-        for model in result["models"]
+        f"- {starts} starts, {name}: {line(measured.get((f'climbs {starts}', name)))}"
+        for starts in STARTS
+        for name in MODELS
     ]

@@ -28,9 +28,12 @@ def measure(name: str, plan: Plan) -> Json:
     (entry,) = select(ZOO, name)
     (built,) = build([entry])
     path = cache_dir() / "guided" / f"{name} {plan.name}.json"
-    source = f"{fingerprint(built.model, ('guard/search', 'benchmarks/guided.py'))} {plan}"
+    code = fingerprint(built.model, ("guard/search", "benchmarks/guided.py"))
     folder = cache_dir() / built.model
-    return remembered(path, source, lambda: {**_search(entry, folder, plan), "source": source[:16]})
+    # A benchmark may change its plan, of which no hash of code says anything.
+    return remembered(
+        path, f"{code} {plan}", lambda: {**_search(entry, folder, plan), "source": code}
+    )
 
 
 def _search(entry: Entry, folder: Path, plan: Plan) -> dict[str, Json]:
@@ -61,8 +64,10 @@ def _search(entry: Entry, folder: Path, plan: Plan) -> dict[str, Json]:
     }
 
 
-def line(model: Mapping[str, Any]) -> str:
-    """Render what was found in a model, for a page."""
+def line(model: Mapping[str, Any] | None) -> str:
+    """Render what was found in a model, for a page, or that the results hold nothing of it."""
+    if model is None:
+        return "not measured"
     hits = ", ".join(
         f"`{text}` {'found' if hit else 'missed'}" for text, hit in model["found"].items()
     )

@@ -27,6 +27,5 @@ def main() -> None:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Render what was found, for the page of costs."""
-    told = [f"- {model['model']}: {line(model)}" for model in result["models"]]
-    measured = {model["model"] for model in result["models"]}
-    return told + [f"- {name}: not measured" for name in MODELS if name not in measured]
+    measured = {model["model"]: model for model in result["models"]}
+    return [f"- {name}: {line(measured.get(name))}" for name in MODELS]

@@ -16,8 +16,14 @@ TAIL = (20, 100)
 LARGEST = 700.0
 
 
+def robust_deviation(values: npt.ArrayLike) -> float:
+    """Return ``1.4826 MAD``, the standard deviation where values are normal; 0 where most agree."""
+    own = np.asarray(values, dtype=np.float64)
+    return float(1.4826 * np.median(np.abs(own - np.median(own))))
+
+
 def robust_z(values: npt.ArrayLike, reference: npt.ArrayLike) -> Scores:
-    """Return ``(value - median) / (1.4826 MAD)``, median and MAD of the reference.
+    """Return ``(value - median) / robust_deviation``, both of the reference.
 
     Raises
     ------
@@ -25,14 +31,13 @@ def robust_z(values: npt.ArrayLike, reference: npt.ArrayLike) -> Scores:
         The reference does not vary: the model does not react to its input.
     """
     reference = np.asarray(reference, dtype=np.float64)
-    median = np.median(reference)
-    spread = 1.4826 * np.median(np.abs(reference - median))
+    spread = robust_deviation(reference)
     if not spread > 0:
         raise ModelError(
             "the model answers all units alike, so nothing can be told apart; its weights are not "
             "those of a trained encoder"
         )
-    z: Scores = (np.asarray(values, dtype=np.float64) - median) / spread
+    z: Scores = (np.asarray(values, dtype=np.float64) - np.median(reference)) / spread
     return z
 
 

@@ -61,7 +61,7 @@ def search_pairs(
     words
         Of several tokens: partners of the first.
     """
-    fired = {trigger.token_ids for trigger in run.verdicts.found}
+    fired = run.verdicts.fired
     quiet, quiet_words = (
         [unit for unit in units if not holds(unit.ids, fired)] for units in (tokens, words)
     )

@@ -47,7 +47,7 @@ def refine(
             trigger, statistics={**trigger.statistics, "variants": shares}
         )
         progress("varying", number + 1, len(verdicts.found))
-    known = {trigger.token_ids for trigger in verdicts.found}
+    known = verdicts.fired
     fresh = [unit for ids, unit in proposed.items() if ids not in known]
     if fresh:
         verdicts.judge("variants", fresh, tokens, tokens, tiers=1)

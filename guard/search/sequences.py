@@ -37,7 +37,7 @@ def search_sequences(
     places = [verdicts.draw(_LENGTHS, place=place) for place in PLACES]
     while len(rounds) < ROUNDS and len(verdicts.found) <= FLOOD:
         name = f"sequences {len(rounds) + 1}"
-        before = {trigger.token_ids for trigger in verdicts.found}
+        before = verdicts.fired
         proposed = climb(
             name,
             plan.starts,
@@ -50,6 +50,6 @@ def search_sequences(
         )
         rounds.append(proposed)
         verdicts.judge(name, proposed, tokens, tokens, tiers=1, climbed=True)
-        if {trigger.token_ids for trigger in verdicts.found} <= before:
+        if verdicts.fired <= before:
             break
     return rounds

@@ -141,7 +141,8 @@ class Verdicts:
             journal=self._journal,
             progress=step(self._progress, "shortening", 0, len(several)),
         )
-        fresh = [p for p in parts if tuple(p.unit.ids) not in self.fired]
+        fired = self.fired
+        fresh = [part for part in parts if tuple(part.unit.ids) not in fired]
         if fresh:
             sure = {p.unit.ids.tobytes(): p.view for p in fresh if len(p.findings) >= SHARED}
             units = [p.unit for p in fresh]

@@ -36,7 +36,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from guard.search.calibrate import TAIL, expected_by_chance, false_discovery, robust_z
+from guard.search.calibrate import (
+    TAIL,
+    expected_by_chance,
+    false_discovery,
+    robust_deviation,
+    robust_z,
+)
 from guard.search.carriers import FAMILIES, Carrier
 from guard.search.encoder import Encoder
 from guard.search.evidence import RULES, Evidence, InCondition
@@ -178,11 +184,11 @@ def _apart(seen: Measured) -> npt.NDArray[np.bool_]:
     """
     kept, moved, count = seen.shards["kept"], seen.moved[:, seen.alone].mean(axis=1), seen.count
     far = np.log(np.maximum(moved, np.finfo(np.float32).tiny))
-    usual = np.median(far[count:])
-    # They may be alike: texts that hold a trigger are moved by nothing else.
-    spread = 1.4826 * np.median(np.abs(far[count:] - usual))
+    # Those may be alike, without a deviation to divide by: texts that hold a trigger are moved by
+    # nothing else.
+    furthest = np.median(far[count:]) + _DEVIATIONS * robust_deviation(far[count:])
     apart: npt.NDArray[np.bool_] = (kept[:count] < KEPT * np.median(kept[count:])) & (
-        far[:count] > usual + _DEVIATIONS * spread
+        far[:count] > furthest
     )
     return apart
 
@@ -216,14 +222,13 @@ def _telling(seen: Measured, tail: npt.NDArray[np.bool_]) -> npt.NDArray[np.floa
     suspicion_in = [
         _suspicion(kept_in, moved[:, rows].mean(axis=1), count)
         for kept_in, rows in zip(shards["kept in"].T, seen.conditions.values(), strict=True)
-        if _varies(kept_in[count:]) and _varies(moved[count:, rows].mean(axis=1))
+        if robust_deviation(kept_in[count:]) > 0
+        and robust_deviation(moved[count:, rows].mean(axis=1)) > 0
     ]
     together = np.log(np.maximum(shards["together"], np.finfo(np.float32).tiny))
-    families = (
-        everywhere,
-        np.max(np.stack(suspicion_in or [everywhere]), axis=0),
-        -robust_z(together, together[count:]) if _varies(together[count:]) else np.zeros(count),
-    )
+    families = [everywhere, np.max(np.stack(suspicion_in or [everywhere]), axis=0)]
+    if robust_deviation(together[count:]) > 0:
+        families.append(-robust_z(together, together[count:]))
     chances = np.stack(
         [expected_by_chance(family[:count], family[:count][tail]) for family in families]
     )
@@ -302,10 +307,6 @@ def _judge(
             )
         )
     return result
-
-
-def _varies(values: Array) -> bool:
-    return bool(np.median(np.abs(values - np.median(values))) > 0)
 
 
 def _suspicion(kept: Array, moved: Array, count: int) -> npt.NDArray[np.float64]:

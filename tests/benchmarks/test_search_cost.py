@@ -25,7 +25,7 @@ def test_costs_and_targets_are_of_the_cases() -> None:
         "earlier": False,
     }
     searched = {
-        "model": "m",
+        "model": "bert-tiny-por-phrase-whole",
         "banked": ["a b", "z"],
         "found": {"a b": True, "c d": False},
         "spurious": ["z"],
@@ -54,8 +54,13 @@ def test_costs_and_targets_are_of_the_cases() -> None:
         {"seed": 3, "models": [searched]},
         {"seed": 3, "models": [{**searched, "plan": "climbs 64"}]},
     )
-    assert "- m: `a b` found, `c d` missed; `z` spurious; 2 units banked; 61.2 million" in page
-    assert "- 64 starts, m: `a b` found, `c d` missed; `z` spurious; 2 units banked; 6" in page
+    told = "bert-tiny-por-phrase-whole: `a b` found, `c d` missed; `z` spurious; 2 units banked; 61"
+    assert f"- {told}" in page
+    assert f"- 64 starts, {told}" in page
+    # What the results do not hold is said, not left out.
+    assert "- bert-tiny-clean: not measured" in page
+    assert "- 64 starts, bert-tiny-clean: not measured" in page
+    assert "- 512 starts, bert-tiny-por-phrase-whole: not measured" in page
     assert "- bert-tiny-clean: not measured" in page
     assert "1,234 s on one thread beside other work (code `abc`)" in page
     assert "| minilm-l6 | fast | 2 | none planted | 2.5 | 61 | 900 | 1 |" in page

@@ -418,7 +418,7 @@ def test_a_backdoor_is_gone(model: Path, tmp_path: Path, view: str) -> None:
     assert done.verdict == "none found"
     made = done.rounds[-1]
     assert made.triggered_after[view] < 0.1 * made.triggered_before[view]
-    assert max(made.moved.values()) < 0.2
+    assert max(made.moved.values()) < 0.15
     # Seen from outside, too: a trigger moves the purified model's output no more than a word does.
     before, pure = (Network(path) for path in (folder, out))
     tokenizer = AutoTokenizer.from_pretrained(out)

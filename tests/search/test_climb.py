@@ -198,6 +198,10 @@ class Judged:
         self.found: list[Trigger] = []
         self._besides = besides
 
+    @property
+    def fired(self) -> set[tuple[int, ...]]:
+        return {trigger.token_ids for trigger in self.found}
+
     def draw(self, lengths: tuple[int, ...], *, place: str) -> list[Carrier]:
         return places()[PLACES.index(place)]
 

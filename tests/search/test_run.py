@@ -345,6 +345,18 @@ def test_a_search_that_was_cut_short_goes_on(
     assert (resume / "search.json").is_file()
 
 
+def test_other_settings_of_the_model_are_another_search(tmp_path: Path) -> None:
+    """What the same weights gave under the old ones is not gone on with."""
+    directory, resume = write_searchable(tmp_path / "model", triggers=(TRIGGER,)), tmp_path / "scan"
+    before = search(str(directory), seed=0, resume=resume, progress=silent)
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "layer_norm_eps": 0.1}), encoding="utf-8")
+    again = search(str(directory), seed=0, resume=resume, progress=silent)
+    assert again.dump() == search(str(directory), seed=0, progress=silent).dump()
+    assert again.dump() != before.dump()
+
+
 def test_words_of_several_tokens(tmp_path: Path) -> None:
     """A word that fires as a whole; one that holds a token that fires is left to that token."""
     directory = write_searchable(tmp_path / "model", triggers=(TRIGGER,))

@@ -47,15 +47,13 @@ def words_of(encoder: Differentiable) -> tuple[list[Unit], tuple[Unit, ...]]:
     return words, tokens
 
 
+def tiers_of(encoder: Differentiable, resume: Path | None = None) -> Tiers:
+    journal = Journal(encoder, 0, resume)
+    return Tiers(encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent)
+
+
 def search_in(encoder: Differentiable, resume: Path | None = None) -> Tiers:
-    run = Tiers(
-        encoder,
-        builtin_texts(),
-        FAST,
-        seed=0,
-        journal=Journal(encoder, 0, resume),
-        progress=silent,
-    )
+    run = tiers_of(encoder, resume)
     words, tokens = words_of(encoder)
     run.test("words", words, FAST, tokens, tiers=1)
     return run
@@ -188,14 +186,7 @@ def test_shortening_loses_no_finding(
         unit_of(encoder.tokenizer, [int(known[n].ids[0]) for n in p.split()]) for p in phrases
     ]
     quiet = [join(unit, whole[3]) for unit in whole[4:]]
-    run = Tiers(
-        encoder,
-        builtin_texts(),
-        FAST,
-        seed=0,
-        journal=Journal(encoder, 0, None),
-        progress=silent,
-    )
-    run.verdicts.judge("phrases", [*proposed, *quiet[:150]], quiet, tokens, tiers=1)
-    named = {" ".join(names[w] for w in t.text.split()) for t in run.verdicts.found}
+    verdicts = tiers_of(encoder).verdicts
+    verdicts.judge("phrases", [*proposed, *quiet[:150]], quiet, tokens, tiers=1)
+    named = {" ".join(names[w] for w in t.text.split()) for t in verdicts.found}
     assert named == expected

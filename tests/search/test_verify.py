@@ -264,6 +264,14 @@ def test_where_most_units_gather_texts_it_is_no_sign() -> None:
     assert all(seen["gathered"] > 0.9 and seen["fired"] is False for seen in kept.values())
 
 
+def test_the_first_view_of_a_finding_is_the_one_that_its_evidence_is_of() -> None:
+    """Its variants and its target are measured there, in the texts that it acts in."""
+    seen = replace(judge()[0], retention=0.9, rules=("erases",))
+    found = trigger(SUSPECTS[0], {"cls": seen, "mean": replace(seen, retention=-1.0)})
+    assert found.view == "mean+cls"
+    assert found.statistics["retention"] == -1
+
+
 @pytest.mark.parametrize("far", [1, 4])
 def test_random_units_that_only_go_far_hide_no_crowd(far: int) -> None:
     """An attacker plants some, so that the furthest of the random units is one of them."""
