@@ -78,6 +78,9 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             progress: Any,
         ) -> TriggerBank:
             assert words is None or words.is_file()
+            # Those of rounds whose banks are kept would fill the disk.
+            assert not list(resume.parent.glob("*.scan"))
+            resume.mkdir()
             found = next(rest)
             seeds.append(seed)
             return bank_of(Path(folder), found)
