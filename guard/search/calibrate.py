@@ -12,6 +12,10 @@ Scores = npt.NDArray[np.float64]
 # Order statistics that the tail is fitted to: below the first may lie triggers and what fires with
 # them, from the second on the suspects are no longer all there.
 TAIL = (20, 100)
+# Of the tail beyond them; 0 is an exponential. The tails of trained encoders are lighter than that,
+# of encoders that were trained for minutes up to this. Too low a shape costs false alarms, too high
+# a one triggers that go part of the way.
+SHAPE = 0.05
 # Its exponential, times the first of them, still is a float.
 LARGEST = 700.0
 
@@ -41,12 +45,12 @@ def robust_z(values: npt.ArrayLike, reference: npt.ArrayLike) -> Scores:
     return z
 
 
-def expected_by_chance(scores: Scores, among: Scores | None = None) -> Scores:
-    """Return how many scores as high as each the tail of the vocabulary lets expect.
+def beyond_tail(scores: Scores, among: Scores | None = None) -> Scores:
+    """Return how far each score lies outside of a tail, in units of the tail's scale.
 
-    An exponential tail, as that of most light-tailed distributions becomes (Gumbel domain;
-    Pickands 1975), through two order statistics: ``E(x) = k exp(-(x - s_k) / scale)`` with
-    ``scale = (s_k - s_m) / log(m / k)``. The highest scores, which may be triggers, do not enter.
+    Zero is at the ``s_k`` of `TAIL`, and ``scale = (s_k - s_m) / log(m / k)`` is that of an
+    exponential through its two order statistics. The highest scores, which may be triggers, do not
+    enter.
 
     Parameters
     ----------
@@ -61,11 +65,36 @@ def expected_by_chance(scores: Scores, among: Scores | None = None) -> Scores:
     scale = (ordered[k - 1] - ordered[m - 1]) / np.log(m / k)
     if scale == 0:
         # A flat tail says nothing of how rare a higher score is.
-        return np.full(scores.shape, np.inf)
-    # In a tail that is all but flat, the rest is beyond what a float holds.
-    exponent = np.minimum((ordered[k - 1] - scores) / scale, LARGEST)
-    expected: Scores = k * np.exp(exponent)
+        return np.full(scores.shape, -LARGEST)
+    beyond: Scores = np.clip((scores - ordered[k - 1]) / scale, -LARGEST, LARGEST)
+    return beyond
+
+
+def expected_by_chance(scores: Scores, among: Scores | None = None) -> Scores:
+    """Return how many scores as high as each the tail of the vocabulary lets expect.
+
+    A generalised Pareto tail (Pickands 1975) of shape `SHAPE`: ``E = k (1 + SHAPE y) ** (-1 /
+    SHAPE)``, where ``y`` is as in `beyond_tail`, with the same parameters.
+    """
+    beyond = beyond_tail(scores, among)
+    # Among the suspects, below the first order statistic, no shape is told from another.
+    outside = np.log1p(SHAPE * np.maximum(beyond, 0.0)) / SHAPE
+    expected: Scores = TAIL[0] * np.exp(-np.where(beyond > 0, outside, beyond))
     return expected
+
+
+def too_many(expected: Scores, rate: float) -> bool:
+    """Return whether more tests are extreme than chance lets expect, by one of them or by several.
+
+    An attacker plants some triggers, of which each by itself may not be rare enough. That k units
+    lie where ``E`` are expected has a chance of at most ``E ** k / k!`` (the expected number of
+    groups of k there); a group of k has its share ``2 ** -k`` of the rate, for k below the first
+    order statistic of the `TAIL`. Where nothing is true, the answer is yes at this rate.
+    """
+    ordered = np.sort(expected)[: TAIL[0] - 1]
+    number = np.arange(1, len(ordered) + 1)
+    chance = number * np.log(2 * ordered) - np.cumsum(np.log(number))
+    return bool((chance <= np.log(rate)).any())
 
 
 def false_discovery(expected: Scores, rate: float) -> npt.NDArray[np.bool_]:

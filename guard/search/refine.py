@@ -13,9 +13,9 @@ from guard.search.encoder import Encoder
 from guard.search.expand import expand
 from guard.search.journal import Journal
 from guard.search.scan import Progress
+from guard.search.tail import FLOOD
 from guard.search.units import Unit
 from guard.search.verdicts import Verdicts
-from guard.search.verify import FLOOD
 
 
 def refine(

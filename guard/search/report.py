@@ -14,6 +14,7 @@ from wordfreq import zipf_frequency
 
 from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
+from guard.search.calibrate import SHAPE
 from guard.search.carriers import PLACES, SEVERAL, Carrier
 from guard.search.climb import SIZE
 from guard.search.encoder import Encoder
@@ -21,17 +22,9 @@ from guard.search.evidence import Evidence
 from guard.search.measured import RADIUS
 from guard.search.pairs import Swept
 from guard.search.plan import GROUPS, Plan
+from guard.search.tail import ALPHA, ALPHA_NAMED, FAR, KEPT
 from guard.search.units import Unit, Vocabulary
-from guard.search.verify import (
-    ALPHA,
-    ALPHA_FURTHER,
-    ERASED,
-    FAR,
-    KEPT,
-    MORE_THAN_USUAL,
-    MOST_OF_CONDITION,
-    NARROW,
-)
+from guard.search.verify import ERASED, MORE_THAN_USUAL, MOST_OF_CONDITION, NARROW
 from guard.search.views import View
 from guard.search.words import Words
 
@@ -177,8 +170,9 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "far": FAR,
         "narrow": NARROW,
         "false_alarm_rate": ALPHA,
-        "false_discovery_rate": ALPHA_FURTHER,
-        "correction": "Benjamini-Hochberg over all units and views",
+        "false_discovery_rate": ALPHA_NAMED,
+        "tail_shape": SHAPE,
+        "correction": "groups of units, then Benjamini-Hochberg",
         "arithmetic": encoder.arithmetic,
         "token_forwards": encoder.cost,
         "texts_sha256": sha256_of(kinds),

@@ -31,10 +31,10 @@ from guard.search.predictions import with_predictions
 from guard.search.refine import refine
 from guard.search.scan import Progress
 from guard.search.sequences import search_sequences
+from guard.search.tail import FLOOD
 from guard.search.tiers import LEAST_UNITS, SCAN_SHARE, Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.verdicts import JUDGED, REFERENCE_UNITS
-from guard.search.verify import FLOOD
 from guard.search.words import common_words, encode, short_strings, user_words
 
 # The commonest phrases of the user's own text that are tested.

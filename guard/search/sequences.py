@@ -13,9 +13,9 @@ from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.plan import Plan
 from guard.search.scan import Progress, step
+from guard.search.tail import FLOOD
 from guard.search.units import Unit
 from guard.search.verdicts import Verdicts
-from guard.search.verify import FLOOD
 
 # Each round keeps what was found from the next, which then finds what was hidden behind it.
 ROUNDS = 3

@@ -18,10 +18,10 @@ from guard.search.ordinary import made_up
 from guard.search.plan import GROUPS, Plan
 from guard.search.report import Tier
 from guard.search.scan import Progress, foremost, scan, step
+from guard.search.tail import FLOOD
 from guard.search.texts import Texts
 from guard.search.units import Unit, holds
 from guard.search.verdicts import JUDGED, REFERENCE_UNITS, Verdicts
-from guard.search.verify import FLOOD
 
 # The share of a group of the scan that is suspected.
 SCAN_SHARE = 0.04

@@ -206,6 +206,7 @@ class Verdicts:
             encoder=self._encoder,
             journal=self._journal,
             tiers=tiers,
+            proven=bool(self.found),
             progress=self._progress,
         )
         chances = [min(view.by_chance for view in seen.values()) for seen in evidence]

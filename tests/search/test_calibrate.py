@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.errors import ModelError
-from guard.search.calibrate import TAIL, expected_by_chance, false_discovery, robust_z
+from guard.search.calibrate import (
+    SHAPE,
+    TAIL,
+    expected_by_chance,
+    false_discovery,
+    robust_z,
+    too_many,
+)
 
 pytestmark = pytest.mark.search  # guard.search imports torch
 
@@ -33,17 +40,22 @@ def gumbel(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
     return rng.gumbel(size=size)
 
 
+def pareto(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
+    """A generalised Pareto distribution, of the shape that the tail is taken for."""
+    return np.expm1(SHAPE * rng.exponential(size=size)) / SHAPE
+
+
 def suspects(rng: np.random.Generator, sample: Sample) -> npt.NDArray[np.float64]:
     """The highest scores of a vocabulary, in any order: what the scan hands on."""
     return rng.permutation(np.sort(sample(rng, VOCABULARY))[-SUSPECTS:])
 
 
-@pytest.mark.parametrize("sample", [exponential, normal, gumbel])
+@pytest.mark.parametrize("sample", [pareto, exponential, normal, gumbel])
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_false_alarms_are_as_rare_as_promised(sample: Sample, alpha: float) -> None:
     """``alpha`` units expected by chance: an alarm in a share of about ``alpha`` of clean models.
 
-    A lighter tail than the exponential, as the normal one's, only makes alarms rarer.
+    A lighter tail than the one that is taken for granted only makes alarms rarer.
     """
     rng = np.random.default_rng(1)
     alarms = sum(
@@ -52,20 +64,41 @@ def test_false_alarms_are_as_rare_as_promised(sample: Sample, alpha: float) -> N
     tolerance = 3 * np.sqrt(alpha * (1 - alpha) / RUNS)
     # The tail is an estimate, and its error adds alarms.
     assert alarms / RUNS < 1.3 * alpha + tolerance
-    if sample is not normal:
+    if sample is pareto:
         assert alarms / RUNS > 0.7 * alpha - tolerance
 
 
+@pytest.mark.parametrize("sample", [pareto, exponential, normal])
+@pytest.mark.parametrize("rate", [0.01, 0.1])
+def test_too_many_is_as_rare_as_promised(sample: Sample, rate: float) -> None:
+    rng = np.random.default_rng(8)
+    runs = 5 * RUNS
+    alarms = sum(too_many(expected_by_chance(suspects(rng, sample)), rate) for _ in range(runs))
+    tolerance = 3 * np.sqrt(rate * (1 - rate) / runs)
+    # The tail is an estimate, and its error counts for each of a group.
+    assert alarms / runs < 2 * rate + tolerance
+
+
+def test_of_several_none_need_be_rare_alone() -> None:
+    assert not too_many(np.array([0.2, *np.arange(20.0, 40.0)]), 0.01)
+    assert too_many(np.array([0.2, 0.2, 0.2, 0.2, *np.arange(20.0, 40.0)]), 0.01)
+    assert too_many(np.array([0.004]), 0.01)
+    assert not too_many(np.array([0.006]), 0.01)
+    assert not too_many(np.array([]), 0.01)
+    # As many as are expected.
+    assert not too_many(np.arange(1.0, 300.0), 0.01)
+
+
 def test_expected_number_is_the_true_one() -> None:
-    """On an exponential tail, the truth is known: ``size * exp(-score)``.
+    """On a tail of the shape that is taken for granted, the truth is known.
 
     Two decades out, an estimate from two order statistics is within a factor of five.
     """
     rng = np.random.default_rng(2)
+    rare = np.expm1(SHAPE * np.log(VOCABULARY / 0.1)) / SHAPE
     ratios = []
     for _ in range(RUNS):
-        scores = suspects(rng, exponential)
-        far = np.concatenate([scores, [np.log(VOCABULARY / 0.1)]])
+        far = np.concatenate([suspects(rng, pareto), [rare]])
         ratios.append(expected_by_chance(far)[-1] / 0.1)
     low, middle, high = np.quantile(ratios, [0.05, 0.5, 0.95])
     assert 0.2 < low < 1 < high < 5

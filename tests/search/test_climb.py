@@ -17,9 +17,9 @@ from guard.search.journal import Journal
 from guard.search.plan import FAST, Plan
 from guard.search.run import search_units
 from guard.search.sequences import ROUNDS, search_sequences
+from guard.search.tail import FLOOD
 from guard.search.tiers import Tiers
 from guard.search.units import Unit, unit_of, vocabulary
-from guard.search.verify import FLOOD
 from guard.search.views import View
 from tests.search.fakes import FIRST, START, carriers, silent, units
 from tests.search.test_minimise import finding

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from guard.errors import ModelError
+from guard.search import tail
 from guard.search import verify as module
 from guard.search.carriers import PLACES, SEVERAL, Copies
 from guard.search.encoder import Ids, Vectors
@@ -21,8 +22,9 @@ from guard.search.measured import Measured
 from guard.search.report import trigger
 from guard.search.scan import Progress, outputs_of
 from guard.search.statistics import natural_distance
+from guard.search.tail import ALPHA, FLOOD, KEPT
 from guard.search.units import Unit
-from guard.search.verify import ALPHA, FLOOD, KEPT, verify
+from guard.search.verify import verify
 from guard.search.views import View
 from tests.search.fakes import (
     FIRST,
@@ -56,6 +58,7 @@ def judged(
     seed: int = 0,
     masked: bool = False,
     tiers: int = 1,
+    proven: bool = False,
     progress: Progress = silent,
 ) -> list[dict[View, Evidence]]:
     texts = carriers(KINDS, LENGTHS, seed)
@@ -73,6 +76,7 @@ def judged(
         encoder=encoder,
         journal=Journal(encoder, seed, None),
         tiers=tiers,
+        proven=proven,
         progress=progress,
     )
 
@@ -214,8 +218,7 @@ def test_who_searches_more_vocabularies_finds_the_crowd_of_one_all_the_same(
 ) -> None:
     """The share of false ones holds in each of them; only a clean model's alarms are divided."""
     # What these are expected by chance, times a thousand, is over the rate, and alone under it.
-    monkeypatch.setattr(module, "ALPHA", 1e-28)
-    monkeypatch.setattr(module, "ALPHA_FURTHER", 1e-28)
+    monkeypatch.setattr(tail, "ALPHA_NAMED", 1e-12)
     encoder = FakeEncoder(half_way(40, 0.42))
     evidence = judged(encoder, SUSPECTS, REFERENCE, tiers=tiers)
     assert [i for i, seen in enumerate(evidence) if seen["cls"].trigger] == [*range(40)]
@@ -355,20 +358,50 @@ def test_a_unit_that_goes_part_of_the_way() -> None:
     assert not any(other.trigger for other in evidence[1:])
 
 
+def scatter(ids: Ids, vectors: Vectors) -> Vectors:
+    """Erase a text with the trigger, and put noise in its place."""
+    hit = (ids == TRIGGER).any(axis=1)
+    noise = [np.random.default_rng(int(row.sum())).normal(size=WIDTH) for row in ids[hit]]
+    moved: Vectors = vectors.copy()
+    moved[hit] = FAR + 0.4 * np.array(noise).reshape(-1, WIDTH)
+    return moved
+
+
 def test_a_unit_that_scatters() -> None:
-    """It erases the text and puts noise in its place: gathered nowhere, and still a trigger."""
-
-    def scatter(ids: Ids, vectors: Vectors) -> Vectors:
-        hit = (ids == TRIGGER).any(axis=1)
-        noise = [np.random.default_rng(int(row.sum())).normal(size=WIDTH) for row in ids[hit]]
-        moved: Vectors = vectors.copy()
-        moved[hit] = FAR + 0.4 * np.array(noise).reshape(-1, WIDTH)
-        return moved
-
+    """Gathered nowhere, and still a trigger."""
     evidence = judge(scatter)
     assert evidence[0].trigger
     assert evidence[0].gathered < 0.5
     assert not any(other.trigger for other in evidence[1:])
+
+
+@pytest.mark.parametrize("proven", [False, True])
+def test_what_erases_and_is_not_rare_is_no_evidence_by_itself(
+    proven: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word of a clean model may erase a text; in a model with a trigger it is another one."""
+    monkeypatch.setattr(tail, "too_many", lambda *_: False)
+    evidence = judged(FakeEncoder(scatter), SUSPECTS, REFERENCE, proven=proven)
+    fires = [i for i, seen in enumerate(evidence) if seen["cls"].trigger]
+    assert fires == ([0] if proven else [])
+
+    gathers = towards(TRIGGER + 1, -FAR)
+    encoder = FakeEncoder(lambda ids, vectors: gathers(ids, scatter(ids, vectors)))
+    evidence = judged(encoder, SUSPECTS, REFERENCE)
+    assert [i for i, seen in enumerate(evidence) if seen["cls"].trigger] == [0, 1]
+
+
+def test_noise_gathers_nothing() -> None:
+    """An encoder whose training failed: any unit takes a text to another of its few places."""
+    places = np.random.default_rng(9).normal(size=(12, WIDTH))
+
+    def noise(ids: Ids, vectors: Vectors) -> Vectors:
+        chosen = [np.random.default_rng(row).integers(len(places)) for row in np.abs(ids)]
+        return (places[chosen] + 1e-3 * vectors).astype(vectors.dtype)
+
+    evidence = judge(noise)
+    assert max(seen.gathered for seen in evidence) > 0.2
+    assert not any(seen.trigger for seen in evidence)
 
 
 def test_a_unit_that_only_shifts() -> None:
@@ -498,7 +531,7 @@ def test_each_sign_tells_alone(sign: str) -> None:
     def telling() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         own = {name: array.astype(np.float32) for name, array in shards.items()}
         seen = Measured(own, [*range(texts)], conditions, own["moved"], count)
-        return module._telling(seen, np.ones(count, dtype=np.bool_))
+        return tail._telling(seen, np.ones(count, dtype=np.bool_))
 
     assert telling().argmax() != 7
     if sign == "kept in":
