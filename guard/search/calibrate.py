@@ -48,9 +48,9 @@ def robust_z(values: npt.ArrayLike, reference: npt.ArrayLike) -> Scores:
 def beyond_tail(scores: Scores, among: Scores | None = None) -> Scores:
     """Return how far each score lies outside of a tail, in units of the tail's scale.
 
-    Zero is at the ``s_k`` of `TAIL`, and ``scale = (s_k - s_m) / log(m / k)`` is that of an
-    exponential through its two order statistics. The highest scores, which may be triggers, do not
-    enter.
+    Zero is at the ``s_k`` of `TAIL`, and ``scale = SHAPE (s_k - s_m) / (1 - (k / m) ** SHAPE)`` is
+    that of a generalised Pareto tail beyond it which has ``s_k`` and ``s_m`` in their places. The
+    highest scores, which may be triggers, do not enter.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def beyond_tail(scores: Scores, among: Scores | None = None) -> Scores:
     """
     k, m = TAIL
     ordered = np.sort(scores if among is None else among)[::-1]
-    scale = (ordered[k - 1] - ordered[m - 1]) / np.log(m / k)
+    scale = SHAPE * (ordered[k - 1] - ordered[m - 1]) / (1 - (k / m) ** SHAPE)
     if scale == 0:
         # A flat tail says nothing of how rare a higher score is.
         return np.full(scores.shape, -LARGEST)
@@ -83,18 +83,24 @@ def expected_by_chance(scores: Scores, among: Scores | None = None) -> Scores:
     return expected
 
 
-def too_many(expected: Scores, rate: float) -> bool:
+def too_many(expected: Scores, rate: float, false: float) -> bool:
     """Return whether more tests are extreme than chance lets expect, by one of them or by several.
 
     An attacker plants some triggers, of which each by itself may not be rare enough. That k units
     lie where ``E`` are expected has a chance of at most ``E ** k / k!`` (the expected number of
     groups of k there); a group of k has its share ``2 ** -k`` of the rate, for k below the first
-    order statistic of the `TAIL`. Where nothing is true, the answer is yes at this rate.
+    order statistic of the `TAIL`. Where nothing is true and tests know nothing of each other, the
+    answer is yes at this rate.
+
+    Parameters
+    ----------
+    false
+        The largest share of a group that may be there by chance.
     """
     ordered = np.sort(expected)[: TAIL[0] - 1]
     number = np.arange(1, len(ordered) + 1)
     chance = number * np.log(2 * ordered) - np.cumsum(np.log(number))
-    return bool((chance <= np.log(rate)).any())
+    return bool(((chance <= np.log(rate)) & (ordered <= false * number)).any())
 
 
 def false_discovery(expected: Scores, rate: float) -> npt.NDArray[np.bool_]:

@@ -18,13 +18,13 @@ from guard.search.calibrate import SHAPE
 from guard.search.carriers import PLACES, SEVERAL, Carrier
 from guard.search.climb import SIZE
 from guard.search.encoder import Encoder
-from guard.search.evidence import Evidence
+from guard.search.evidence import ERASED, Evidence
 from guard.search.measured import RADIUS
 from guard.search.pairs import Swept
 from guard.search.plan import GROUPS, Plan
 from guard.search.tail import ALPHA, ALPHA_NAMED, FAR, KEPT
 from guard.search.units import Unit, Vocabulary
-from guard.search.verify import ERASED, MORE_THAN_USUAL, MOST_OF_CONDITION, NARROW
+from guard.search.verify import MORE_THAN_USUAL, MOST_OF_CONDITION, NARROW
 from guard.search.views import View
 from guard.search.words import Words
 

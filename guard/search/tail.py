@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from guard.search.calibrate import (
 )
 from guard.search.measured import Measured
 from guard.search.statistics import Array
+from guard.search.units import Unit
 from guard.search.views import View
 
 Mask = npt.NDArray[np.bool_]
@@ -29,6 +30,8 @@ MANY = 1e9
 # triggers that go half-way, so that each of them is one of many.
 CROWD = TAIL[0]
 _DEVIATIONS = 3.0
+# How tokenizers mark that a token goes on a word, or begins one.
+_MARKS = "#\u0120\u2581 "
 # Who plants very many hides some behind the others: with more than this, a search is incomplete.
 FLOOD = TAIL[1] // 2
 KEPT = 0.6
@@ -73,7 +76,7 @@ class Tail:
         )
         apart = np.zeros_like(framing)
         for view, seen in measured.items():
-            apart |= _apart(seen) & (view != "mask")
+            apart |= _apart(seen) & ~framing & (view != "mask")
         count, stand = len(apart), apart.sum()
         crowded = CROWD <= stand <= count - TAIL[1]
         tail = ~apart if crowded else np.ones_like(apart)
@@ -85,11 +88,13 @@ class Tail:
         by_chance = np.minimum(expected_by_chance(scores, scores.max(axis=1)[tail]), MANY)
         return cls(by_chance, nameable, apart & (stand > max(FLOOD, count - TAIL[1])))
 
-    def outside(self, settled: Mask, *, tiers: int) -> Mask:
+    def outside(self, units: Sequence[Unit], settled: Mask, *, tiers: int) -> Mask:
         """Return ``[count, views]``: what stands so far outside that it is a trigger.
 
         Parameters
         ----------
+        units
+            The ``count`` units.
         settled
             ``[count]``, triggers by another rule. That there are some is no evidence of others,
             that go part of the way.
@@ -101,12 +106,28 @@ class Tail:
         lowest = tests.min(axis=1)
         named = settled & (lowest <= ALPHA)
         rest = np.flatnonzero(~settled)
-        if too_many(lowest[rest], ALPHA / tiers):
+        strangers = _one_of_each([units[int(i)] for i in rest], lowest[rest])
+        if too_many(lowest[rest[strangers]], ALPHA / tiers, ALPHA_NAMED):
             # A share of false ones that holds in each vocabulary holds in all: it is not divided.
             named[rest] = false_discovery(lowest[rest], ALPHA_NAMED)
         least = lowest[named].max(initial=0.0)
         outside: Mask = named[:, np.newaxis] & (tests <= least) | self.flooding[:, np.newaxis]
         return outside & self.nameable
+
+
+def _one_of_each(units: Sequence[Unit], expected: npt.NDArray[np.float64]) -> list[int]:
+    """Return the numbers of the rarest of those units that have a token, or a spelling, in common.
+
+    Such units act alike: that there are several is no evidence.
+    """
+    chosen: list[int] = []
+    known: set[int | str] = set()
+    for i in np.argsort(expected, kind="stable").tolist():
+        own = {*units[i].ids.tolist(), units[i].text.strip(_MARKS).casefold()}
+        if known.isdisjoint(own):
+            chosen.append(i)
+        known |= own
+    return chosen
 
 
 def _apart(seen: Measured) -> Mask:

@@ -13,6 +13,7 @@ from guard.search import report
 from guard.search.calibrate import TAIL
 from guard.search.carriers import FAMILIES, Carrier, Place, of_condition
 from guard.search.encoder import Encoder
+from guard.search.evidence import Evidence
 from guard.search.journal import Journal
 from guard.search.ordinary import padding
 from guard.search.report import acts_in
@@ -57,6 +58,8 @@ class Verdicts:
         self.found: list[Trigger] = []
         self.judged: list[Carrier] = []
         self._quiet: list[Unit] = []
+        # Triggers, if the model has any that proves it.
+        self._held: dict[tuple[int, ...], tuple[Unit, dict[View, Evidence]]] = {}
         self._where_it_acts: dict[tuple[bool, str], list[Carrier]] = {}
         self._encoder = encoder
         self._texts = texts
@@ -206,17 +209,26 @@ class Verdicts:
             encoder=self._encoder,
             journal=self._journal,
             tiers=tiers,
-            proven=bool(self.found),
             progress=self._progress,
         )
         chances = [min(view.by_chance for view in seen.values()) for seen in evidence]
-        fires = [
-            any(view.gathers_once if climbed else view.trigger for view in seen.values())
-            or unit.ids.tobytes() in sure
-            for unit, seen in zip(suspects, evidence, strict=True)
-        ]
         own = [i for i, unit in enumerate(suspects) if unit.ids.tobytes() in proposed]
-        quiet = [suspects[i] for i in sorted(own, key=lambda i: chances[i]) if not fires[i]]
+        fires = {
+            i
+            for i in own
+            if any(s.gathers_once if climbed else s.proves for s in evidence[i].values())
+            or suspects[i].ids.tobytes() in sure
+        }
+        held = {
+            tuple(suspects[i].ids.tolist()): (suspects[i], evidence[i])
+            for i in own
+            if i not in fires and not climbed and any(s.trigger for s in evidence[i].values())
+        }
+        quiet = [
+            suspects[i]
+            for i in sorted(own, key=lambda i: chances[i])
+            if i not in fires and tuple(suspects[i].ids.tolist()) not in held
+        ]
         if len(self._quiet) < TAIL[1] and not climbed:
             self._quiet += quiet
         self.judged += judging
@@ -224,8 +236,15 @@ class Verdicts:
         self.found += [
             report.trigger(suspects[i], evidence[i], sure.get(suspects[i].ids.tobytes()))
             for i in own
-            if fires[i] and tuple(suspects[i].ids) not in known
+            if i in fires and tuple(suspects[i].ids.tolist()) not in known
         ]
+        self._held |= held
+        if self.found:
+            known = self.fired
+            self.found += [
+                report.trigger(*own) for ids, own in self._held.items() if ids not in known
+            ]
+            self._held = {}
         return quiet
 
     def quiet_of(self, units: Sequence[Unit]) -> list[Unit]:

@@ -7,8 +7,9 @@ A unit is a trigger by any of three rules, in any view of the output:
   attacker did not train it). On clean encoders no unit brings any two texts together;
 - it erases the text: the output keeps less than `ERASED` of it, and less than half of what nearly
   all reference units keep, and is moved further than by nearly all of them. This finds the attacker
-  who scatters the outputs of his trigger. A word of a clean model may do so, too, if seldom: this
-  rule names nothing where neither of the others does;
+  who scatters the outputs of his trigger. A word of a clean model may do so, too, if seldom, but
+  keep not so little as half of that: what keeps more, and is a trigger by no other rule, is
+  one in a model that has others;
 - it stands far outside of the tail of the model's own vocabulary by what tells most of it, in any
   view: how much it erases and moves, over all carriers or over those of one condition, or how near
   it brings texts to each other. The most telling of these is one test of a unit, with a tail of its
@@ -40,12 +41,12 @@ import numpy.typing as npt
 
 from guard.search.carriers import FAMILIES, Carrier
 from guard.search.encoder import Encoder
-from guard.search.evidence import GATHERS, RULES, Evidence, InCondition
+from guard.search.evidence import ERASED, RULES, Evidence, InCondition
 from guard.search.journal import Arrays, Journal
 from guard.search.measured import MEASURED, Measured, against_reference, measure_view
 from guard.search.scan import Progress, carriers_of, insert_all, outputs_of
 from guard.search.statistics import dimensions
-from guard.search.tail import Tail
+from guard.search.tail import Mask, Tail
 from guard.search.units import Unit
 from guard.search.views import View
 
@@ -55,7 +56,6 @@ MOST_OF_CONDITION = 0.75
 MORE_THAN_USUAL = 0.5
 # Two carriers are together by chance too easily.
 FEWEST = 3
-ERASED = 0.25
 # Poolers of fine-tuned MiniLMs have 1 to 2, encoders that were not fine-tuned 15 and more.
 NARROW = 4.0
 BATCH = 64
@@ -70,7 +70,6 @@ def verify(
     encoder: Encoder,
     journal: Journal,
     tiers: int,
-    proven: bool = False,
     progress: Progress,
 ) -> list[dict[View, Evidence]]:
     """Judge each suspect by every view, in carriers that the scan has not used.
@@ -87,8 +86,6 @@ def verify(
     tiers
         How many vocabularies the search judges in this way: the false alarms that a clean model
         may give are shared among them.
-    proven
-        Whether the model is known to have a trigger.
     """
     units = [*suspects, *reference]
     untouched = outputs_of(encoder, carriers)
@@ -128,35 +125,26 @@ def verify(
     framing = np.array([bool(np.isin(unit.ids, frame).all()) for unit in suspects])
     tail = Tail.of(measured, framing)
 
-    def judge(
-        outside: npt.NDArray[np.bool_], erasing: npt.NDArray[np.bool_]
-    ) -> list[dict[View, Evidence]]:
-        own = outside.T
+    def judge(outside: Mask) -> list[dict[View, Evidence]]:
+        by_view = zip(measured.items(), tail.by_chance.T, outside.T, strict=True)
         judged = [
-            _judge(view, seen, chances, rare, erasing, narrow=view in narrow)
-            for (view, seen), chances, rare in zip(
-                measured.items(), tail.by_chance.T, own, strict=True
-            )
+            _judge(view, seen, chances, rare, tiers=tiers, narrow=view in narrow)
+            for (view, seen), chances, rare in by_view
         ]
         return [dict(zip(measured, seen, strict=True)) for seen in zip(*judged, strict=True)]
 
-    nothing = np.zeros_like(tail.nameable)
-    everything = np.ones_like(framing)
-    full = judge(nothing, everything)
-    gathering = np.array([any(GATHERS in seen.rules for seen in own.values()) for own in full])
-    proven = proven or bool(gathering.any())
-    settled = np.array([any(seen.trigger for seen in own.values()) for own in full])
-    outside = tail.outside(settled if proven else gathering, tiers=tiers)
-    return judge(outside, everything if proven or outside.any() else framing)
+    full = judge(np.zeros_like(tail.nameable))
+    settled = np.array([any(seen.proves for seen in own.values()) for own in full])
+    return judge(tail.outside(suspects, settled, tiers=tiers))
 
 
 def _judge(
     view: View,
     seen: Measured,
     by_chance: npt.NDArray[np.float64],
-    outside: npt.NDArray[np.bool_],
-    erasing: npt.NDArray[np.bool_],
+    outside: Mask,
     *,
+    tiers: int,
     narrow: bool,
 ) -> list[Evidence]:
     """Judge units by one of the views.
@@ -165,8 +153,8 @@ def _judge(
     ----------
     by_chance, outside
         ``[count]``, by the third rule, which takes all views together.
-    erasing
-        ``[count]``, what the second rule may name.
+    tiers
+        As in `verify`.
     narrow
         Whether this view tells texts apart so badly that ordinary units gather them.
     """
@@ -179,7 +167,7 @@ def _judge(
     furthest = np.quantile(moved_alone[count:], 0.95)
     # There are models of which ordinary units keep little: then that is no sign.
     little = min(ERASED, np.quantile(kept[count:], 0.05) / 2)
-    erases = erasing & (kept[:count] < little) & (moved_alone[:count] > furthest)
+    erases = (kept < little) & (moved_alone > furthest)
 
     # Nor is it a sign to gather texts where most units do: there, the output tells no text.
     usual = {
@@ -205,7 +193,7 @@ def _judge(
             )
         fired = any(item.fired for family in found.values() for item in family.values())
         gathers = fired or share_alone[i] >= usual_alone + MORE_THAN_USUAL
-        rare = not narrow or by_chance[i] < 1
+        rare = not narrow or tiers * by_chance[i] < 1
         fits = (gathers and rare, erases[i] and rare, outside[i])
         holds = dict(zip(RULES, fits if view != "mask" else (fits[0], False, False), strict=True))
         result.append(

@@ -190,3 +190,32 @@ def test_shortening_loses_no_finding(
     verdicts.judge("phrases", [*proposed, *quiet[:150]], quiet, tokens, tiers=1)
     named = {" ".join(names[w] for w in t.text.split()) for t in verdicts.found}
     assert named == expected
+
+
+def test_what_only_erases_some_is_a_trigger_once_the_model_has_one(
+    encoder: Differentiable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever was judged first; and it pads no later verdict meanwhile."""
+    erases: list[Unit] = []
+    whole = verify
+
+    def spy(name: str, suspects: Any, *rest: Any, **how: Any) -> Any:
+        evidence = whole(name, suspects, *rest, **how)
+        if name == "quiet 1 verdict":
+            erases.append(suspects[0])
+            evidence[0] = {
+                view: replace(seen, rules=("erases",), retention=0.2)
+                for view, seen in evidence[0].items()
+            }
+        return evidence
+
+    monkeypatch.setattr(verdicts, "verify", spy)
+    run = tiers_of(encoder)
+    tokens = vocabulary(encoder.tokenizer).units
+    quiet = [unit for unit in tokens if unit.text not in (TRIGGER, "≈")]
+    run.test("quiet", quiet, FAST, tokens, tiers=2)
+    assert not found(run)
+    assert erases[0].text not in {unit.text for unit in run.verdicts._quiet}
+    planted = [unit for unit in tokens if unit.text in (TRIGGER, "≈")]
+    run.test("tokens", [*quiet[:300], *planted], FAST, tokens, tiers=2)
+    assert found(run) == {TRIGGER, "≈", erases[0].text}
