@@ -33,7 +33,7 @@ from guard.terminal import Progress
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "benchmarks" / "calibration.md"
-SEEDS = range(5)
+SEEDS = range(3)
 # Rates that are tried, from none that a search would run at down to the rarest.
 RATES = tuple(float(rate) for rate in np.logspace(0, -12, 121))
 # Of the vocabulary, so many of the rarest are told.
