@@ -174,8 +174,19 @@ def test_a_unit_that_fires_in_one_kind_only(kind: str) -> None:
     assert not any(other.trigger for other in evidence[1:])
 
 
-@pytest.mark.parametrize("share", [1.0, 0.6])
-@pytest.mark.parametrize("copies", [*SEVERAL, None], ids=str)
+# One trigger that goes half-way, and needs three copies to do it, is too little evidence by itself.
+TOO_LITTLE = pytest.mark.xfail(strict=True, reason="one unit, half-way, in the fewest of the texts")
+
+
+@pytest.mark.parametrize(
+    ("copies", "share"),
+    [
+        pytest.param(copies, share, marks=TOO_LITTLE if (str(copies), share) == ("3", 0.5) else ())
+        for copies in (*SEVERAL, None)
+        for share in (1.0, 0.6, 0.5)
+    ],
+    ids=str,
+)
 def test_a_unit_that_fires_with_copies_of_itself_only(copies: Copies | None, share: float) -> None:
     """An attacker may ask for so many, no more and no less, or for two at least; or go half-way."""
 
