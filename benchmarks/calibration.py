@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.assets import AssetError, cache_dir
 from benchmarks.record import remembered, write
-from benchmarks.sources import fingerprint
+from benchmarks.sources import ROOT, fingerprint
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.build import stored
 from guard.files import Json
@@ -31,10 +31,9 @@ from guard.search.tail import ALPHA, ALPHA_NAMED
 from guard.search.units import vocabulary
 from guard.terminal import Progress
 
-ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "benchmarks" / "calibration.md"
 SEEDS = range(3)
-# Rates that are tried, from none that a search would run at down to the rarest.
+# Rates that are tried.
 RATES = tuple(float(rate) for rate in np.logspace(0, -12, 121))
 # Of the vocabulary, so many of the rarest are told.
 RAREST = 5
@@ -56,7 +55,7 @@ def main() -> None:
             print(f"{entry.name}, seed {seed}", flush=True)
     if not models:
         raise AssetError("no clean encoder of the zoo is built; python -m benchmarks zoo build")
-    settings: dict[str, Json] = {"shape": SHAPE, "alpha": ALPHA, "rarest": RAREST}
+    settings: dict[str, Json] = {"shape": SHAPE, "alpha": ALPHA}
     path = write("calibration", {**settings, "models": models})
     DOCUMENT.write_text(render(json.loads(path.read_bytes())), encoding="utf-8")
     print(f"results: {path}, {DOCUMENT}")
