@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from guard.errors import ModelError
 from guard.search.calibrate import (
-    SHAPE,
     TAIL,
     expected_by_chance,
     false_discovery,
@@ -26,6 +25,7 @@ Sample = Callable[[np.random.Generator, int], npt.NDArray[np.float64]]
 RUNS = 400
 VOCABULARY = 10_000
 SUSPECTS = 150
+HEAVIEST = 0.05
 
 
 def exponential(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
@@ -41,8 +41,8 @@ def gumbel(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
 
 
 def pareto(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
-    """A generalised Pareto distribution, of the shape that the tail is taken for."""
-    return np.expm1(SHAPE * rng.exponential(size=size)) / SHAPE
+    """A generalised Pareto distribution, of the heaviest tail that the rate is promised for."""
+    return np.expm1(HEAVIEST * rng.exponential(size=size)) / HEAVIEST
 
 
 def suspects(rng: np.random.Generator, sample: Sample) -> npt.NDArray[np.float64]:
@@ -99,7 +99,7 @@ def test_expected_number_is_the_true_one() -> None:
     Two decades out, an estimate from two order statistics is within a factor of five.
     """
     rng = np.random.default_rng(2)
-    rare = np.expm1(SHAPE * np.log(VOCABULARY / 0.1)) / SHAPE
+    rare = np.expm1(HEAVIEST * np.log(VOCABULARY / 0.1)) / HEAVIEST
     ratios = []
     for _ in range(RUNS):
         far = np.concatenate([suspects(rng, pareto), [rare]])
