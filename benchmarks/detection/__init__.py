@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from benchmarks import record
 from benchmarks.assets import AssetError, cache_dir
 from benchmarks.attacks.samples import unit_ids
-from benchmarks.detection.cases import PARTS, Part, kept, measure
+from benchmarks.detection.cases import PARTS, Part, kept, measure, source
 from benchmarks.detection.searches import SEARCHES
 from benchmarks.detection.table import render
 from benchmarks.zoo.build import stored
@@ -45,15 +45,15 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
     """Return everything that was built and run, of the zoo as it is now.
 
     The whole zoo takes a night, and no one cache need hold all of it: what is missing here is taken
-    over from the results of before, and a case whose code or model may be other than today's says
-    so (``earlier``).
+    over from the results of before, and a case of other code than today's, or of a model that is
+    not the listed one, says so (``earlier``).
     """
     before = {model["name"]: model for model in earlier.get("zoo", ())}
     known = {
         (case["search"], case["model"], case["part"]): case for case in earlier.get("cases", ())
     }
     built = {entry.name: stored(entry) for entry in zoo}
-    models: list[Json] = []
+    models: list[dict[str, Any]] = []
     for entry in zoo:
         if (found := built[entry.name]) is not None:
             models.append(
@@ -68,6 +68,7 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
             )
         elif entry.name in before:
             models.append({**before[entry.name], "list": _list_of(entry)})
+    folders = {model["name"]: (model["model"], model["twin"]) for model in models}
     cases: list[Json] = []
     for search in SEARCHES:
         for entry in zoo:
@@ -75,7 +76,8 @@ def collect(zoo: Sequence[Entry], earlier: Mapping[str, Any]) -> dict[str, Json]
                 if (case := kept(entry, search, part)) is not None:
                     cases.append({**asdict(case), "earlier": False})
                 elif (old := known.get((search, entry.name, part))) is not None:
-                    cases.append({**old, "earlier": True})
+                    today = source(*folders[entry.name], search)
+                    cases.append({**old, "earlier": old["source"] != today})
     return {
         "zoo": models,
         "not_built": [

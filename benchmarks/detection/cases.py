@@ -161,8 +161,11 @@ def _path(model: str, search: str, part: Part) -> Path:
     return cache_dir() / "detection" / search / f"{model}-{part}.json"
 
 
-def _source(entry: Entry, search: str) -> str:
+def source(model: str | None, twin: str | None, search: str) -> str:
     """Hash the code of a search, and the folders of the models, whose names hold their keys."""
+    return fingerprint([model, twin], _BASELINE if search in BASELINES else _SCAN)
+
+
+def _source(entry: Entry, search: str) -> str:
     built = stored(entry)
-    about = [built and built.model, built and built.twin]
-    return fingerprint(about, _BASELINE if search in BASELINES else _SCAN)
+    return source(built.model if built else None, built.twin if built else None, search)

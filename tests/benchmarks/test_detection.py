@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from benchmarks import __main__
 from benchmarks.assets import AssetError
-from benchmarks.detection import collect, render, run
-from benchmarks.detection.cases import Case
+from benchmarks.detection import cases, collect, render, run
+from benchmarks.detection.cases import Case, source
 from benchmarks.intervals import correlation, difference, independent, wilson
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.build import Achieved, Record
@@ -250,6 +250,21 @@ def test_what_this_cache_lacks_is_taken_over_and_said(
     assert found["not_built"] == names[1:]
     assert found["cases"] == [{**before["cases"][0], "earlier": True}]
     assert f"- fast, encoders: {names[0]}" in render(found)
+
+
+def test_a_case_that_was_taken_over_is_of_today_while_code_and_model_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path))
+    name = ZOO[0].name
+    case = {**_case(name, "encoder", {}), "source": source(name, f"{name}-twin", "fast")}
+    model = _model(name, None, None)
+    for changed, earlier in ({}, False), ({"model": "rebuilt"}, True), ({"twin": None}, True):
+        found: Any = collect(ZOO[:1], {"zoo": [{**model, **changed}], "cases": [case]})
+        assert [case["earlier"] for case in found["cases"]] == [earlier]
+    monkeypatch.setattr(cases, "_SCAN", ("guard/bank",))
+    found = collect(ZOO[:1], {"zoo": [model], "cases": [case]})
+    assert found["cases"][0]["earlier"]
 
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
