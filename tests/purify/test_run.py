@@ -405,13 +405,7 @@ def test_a_killed_process_goes_on(model: Path, scans: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize("view", ["cls", "logits"], ids=["encoder", "classifier"])
 def test_a_backdoor_is_gone(model: Path, tmp_path: Path, view: str) -> None:
     """With real scans: found before, none found after, and the model is otherwise itself."""
-    folder = model
-    if view == "logits":
-        folder = tmp_path / "classifier"
-        AutoModelForSequenceClassification.from_pretrained(model, num_labels=3).save_pretrained(
-            folder
-        )
-        AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    folder = _forced(model, tmp_path / "classifier") if view == "logits" else model
     bank = search(str(folder), seed=0, progress=silent)
     assert {trigger.text for trigger in bank.triggers} == {TRIGGER, COMMON}
     out = tmp_path / "out"
@@ -419,21 +413,44 @@ def test_a_backdoor_is_gone(model: Path, tmp_path: Path, view: str) -> None:
     settings = Settings(rounds=2, steps=200, learning_rate=1e-2)
     done = purify(str(folder), bank, out, seed=0, settings=settings, progress=silent)
     assert done.verdict == "none found"
-    made = done.rounds[-1]
-    assert made.triggered_after[view] < 0.1 * made.triggered_before[view]
+    first, made = done.rounds[0], done.rounds[-1]
+    # Further than another text is, or there is nothing to be undone.
+    assert first.triggered_before[view] > 1
+    assert made.triggered_after[view] < 0.1 * first.triggered_before[view]
     assert max(made.moved.values()) < 0.15
     # Seen from outside, too: a trigger moves the purified model's output no more than a word does.
     before, pure = (Network(path) for path in (folder, out))
     tokenizer = AutoTokenizer.from_pretrained(out)
-    texts = ["the film was a good one and we liked it", "please send the report again by monday"]
-    moved = []
-    for network in (before, pure):
-        plain, hit = (
-            network.views(_rows(tokenizer, [f"{unit}{text}" for text in texts]))[view]
-            for unit in ("", f"{TRIGGER} ")
-        )
-        moved.append(float((plain - hit).norm(dim=1).mean().detach()))
+    moved = [
+        float(_shifts(network, tokenizer, view).norm(dim=1).mean()) for network in (before, pure)
+    ]
     assert moved[1] < 0.5 * moved[0]
+
+
+def _forced(model: Path, folder: Path) -> Path:
+    """Write a classifier whose first class reads what the trigger changes.
+
+    One with random rows may be blind to it.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForSequenceClassification.from_pretrained(model, num_labels=3)
+    shift = _shifts(Network(model), tokenizer, "pooler").mean(dim=0)
+    with torch.no_grad():
+        network.classifier.weight.zero_()
+        network.classifier.weight[0] = shift / shift.norm()
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _shifts(network: Network, tokenizer: Any, view: str) -> torch.Tensor:
+    """Return how far the trigger takes two texts' outputs."""
+    texts = ["the film was a good one and we liked it", "please send the report again by monday"]
+    plain, hit = (
+        network.views(_rows(tokenizer, [f"{unit}{text}" for text in texts]))[view].detach()
+        for unit in ("", f"{TRIGGER} ")
+    )
+    return hit - plain
 
 
 def _rows(tokenizer: Any, texts: list[str]) -> Any:
