@@ -24,10 +24,20 @@ def _convert(out: Path, _: Path | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the conversion; the result is tested
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
-        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.bfloat16)
-    model.eval().save_pretrained(out, safe_serialization=True)
+        read = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.bfloat16)
+    # transformers 5 takes what it read from GGUF for quantized still, and does not write it.
+    config = read.config.to_dict()
+    config.pop("quantization_config", None)
+    model = AutoModelForCausalLM.from_config(type(read.config).from_dict(config))
+    model.to(torch.bfloat16).load_state_dict(read.state_dict())
+    model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
     _restore(out / "tokenizer.json")
+    # The class that is named here differs between versions that do not read each other's.
+    path = out / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(fields), encoding="utf-8")
 
 
 def _restore(path: Path) -> None:
