@@ -22,7 +22,7 @@ from guard.search.measured import Measured
 from guard.search.report import trigger
 from guard.search.scan import Progress, outputs_of
 from guard.search.statistics import natural_distance
-from guard.search.tail import ALPHA, FLOOD, KEPT
+from guard.search.tail import ALPHA, CROWD, FLOOD, KEPT
 from guard.search.units import Unit
 from guard.search.verify import verify
 from guard.search.views import View
@@ -282,6 +282,27 @@ def test_the_first_view_of_a_finding_is_the_one_that_its_evidence_is_of() -> Non
     found = trigger(SUSPECTS[0], {"cls": seen, "mean": replace(seen, retention=-1.0)})
     assert found.view == "mean+cls"
     assert found.statistics["retention"] == -1
+
+
+@pytest.mark.parametrize(("kept", "named"), [(0.5, False), (0.4, True)])
+def test_a_crowd_is_no_proof_where_it_is_the_end_of_a_tail(kept: float, named: bool) -> None:
+    """Rare words of a clean model may stand apart by dozens: by as much as others lead up to."""
+    centre = outputs_of(FakeEncoder(), carriers(KINDS, LENGTHS, seed=0))["cls"].mean(axis=0)
+    crowd = CROWD + 10
+
+    def change(ids: Ids, vectors: Vectors) -> Vectors:
+        moved: Vectors = vectors.copy()
+        for number, one in enumerate(SUSPECTS[: crowd + 200]):
+            hit = (ids == one.ids[0]).any(axis=1)
+            share = kept if number < crowd else np.interp(number, [crowd, crowd + 200], [0.62, 1])
+            way = np.random.default_rng(number).normal(size=WIDTH)
+            way *= 3 * (1 - share) / np.linalg.norm(way)
+            moved[hit] = share * (moved[hit] - centre) + centre + way.astype(np.float32)
+        return moved
+
+    evidence = judge(change)
+    assert all(seen.retention < 0.6 for seen in evidence[:crowd])
+    assert [seen.trigger for seen in evidence] == [named] * crowd + [False] * (400 - crowd)
 
 
 @pytest.mark.parametrize("far", [1, 4])
