@@ -147,17 +147,25 @@ class Verdicts:
         fired = self.fired
         fresh = [part for part in parts if tuple(part.unit.ids) not in fired]
         if fresh:
-            sure = {p.unit.ids.tobytes(): p.view for p in fresh if len(p.findings) >= SHARED}
+            # Climbs all go one way, of a classifier to the words that it goes by: what they share
+            # is no sign.
+            sure = {
+                p.unit.ids.tobytes(): p.view
+                for p in fresh
+                if len(p.findings) >= SHARED and not climbed
+            }
             units = [p.unit for p in fresh]
             self._verdict(f"{name}, shortened", units, tokens, 1, sure, climbed=climbed)
+        if climbed:
+            # A sequence that all of its tokens are needed for is no string of anybody's.
+            self.found = [t for t in self.found if t.token_ids not in proposed]
+            self._release()
         fired = self.fired
         self.found = [
             trigger
             for trigger in self.found
-            # A climbed sequence that all of its tokens are needed for is no string of anybody's.
-            if not (climbed and trigger.token_ids in proposed)
             # One whose needed tokens stand apart stays: a monitor sees no part of it in a text.
-            and not holds(trigger.token_ids, fired - {trigger.token_ids})
+            if not holds(trigger.token_ids, fired - {trigger.token_ids})
         ]
         return quiet
 
@@ -239,13 +247,19 @@ class Verdicts:
             if i in fires and tuple(suspects[i].ids.tolist()) not in known
         ]
         self._held |= held
+        # What climbs found proves nothing before it is known what of it stays.
+        if not climbed:
+            self._release()
+        return quiet
+
+    def _release(self) -> None:
+        """Find what was held back, if anything else was found."""
         if self.found:
             known = self.fired
             self.found += [
                 report.trigger(*own) for ids, own in self._held.items() if ids not in known
             ]
             self._held = {}
-        return quiet
 
     def quiet_of(self, units: Sequence[Unit]) -> list[Unit]:
         """Return the units that hold no finding."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from guard.bank import Trigger, TriggerBank
+from guard.search import verdicts
 from guard.search.carriers import FAMILIES, PLACES, Carrier, builtin_texts
 from guard.search.climb import SHARD, SIZE, climb
 from guard.search.evidence import Evidence, InCondition
@@ -17,9 +21,12 @@ from guard.search.journal import Journal
 from guard.search.plan import FAST, Plan
 from guard.search.run import search_units
 from guard.search.sequences import ROUNDS, search_sequences
+from guard.search.shorten import Part
 from guard.search.tail import FLOOD
 from guard.search.tiers import Tiers
 from guard.search.units import Unit, unit_of, vocabulary
+from guard.search.verdicts import SHARED
+from guard.search.verify import verify
 from guard.search.views import View
 from tests.search.fakes import FIRST, START, carriers, silent, units
 from tests.search.test_minimise import finding
@@ -242,8 +249,49 @@ def test_of_a_sequence_that_gathers_the_smallest_part_is_found(tmp_path: Path) -
         for n, last in ((900, trigger.ids), (950, quiet[980:981]))
     ]
     journal = Journal(encoder, 0, None)
-    verdicts = Tiers(
-        encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent
-    ).verdicts
-    verdicts.judge("sequences", proposed, tokens, tokens, tiers=1, climbed=True)
-    assert [found.text for found in verdicts.found] == [TRIGGER]
+    judging = Tiers(encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent)
+    judging.verdicts.judge("sequences", proposed, tokens, tokens, tiers=1, climbed=True)
+    assert [found.text for found in judging.verdicts.found] == [TRIGGER]
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+def test_what_climbs_share_is_found_if_it_gathers_and_only_then_proves_anything(
+    gathers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a classifier all climbs go to the words that it goes by."""
+    encoder = Differentiable.load(str(write_searchable(tmp_path)))
+    tokens = vocabulary(encoder.tokenizer).units
+    held, part, *others = tokens[900:1000]
+    proposed = [
+        unit_of(encoder.tokenizer, [int(u.ids[0]) for u in (part, *others[n : n + 5])])
+        for n in range(0, 5 * SHARED, 5)
+    ]
+    climbed = {unit.ids.tobytes() for unit in proposed}
+    whole = verify
+
+    def spy(name: str, suspects: Sequence[Unit], *rest: Any, **how: Any) -> Any:
+        evidence = whole(name, suspects, *rest, **how)
+        for unit, own in zip(suspects, evidence, strict=True):
+            ids = unit.ids.tobytes()
+            if ids == held.ids.tobytes():
+                change: dict[str, Any] = {"rules": ("erases",), "retention": 0.2}
+            elif ids in climbed or (gathers and ids == part.ids.tobytes()):
+                change = {"rules": ("gathers",)}
+            else:
+                continue
+            for view, seen in own.items():
+                kinds = {kind: replace(here, fired=True) for kind, here in seen.kinds.items()}
+                own[view] = replace(seen, kinds=kinds, **change)
+        return evidence
+
+    def shared(name: str, findings: Sequence[Trigger], *rest: Any, **how: Any) -> list[Part]:
+        return [Part(part, "cls", [trigger.token_ids for trigger in findings])] * bool(findings)
+
+    monkeypatch.setattr(verdicts, "verify", spy)
+    monkeypatch.setattr(verdicts, "parts_of", shared)
+    journal = Journal(encoder, 0, None)
+    judging = Tiers(encoder, builtin_texts(), FAST, seed=0, journal=journal, progress=silent)
+    judging.verdicts.judge("tokens", [held, *tokens[:150]], tokens, tokens, tiers=1)
+    judging.verdicts.judge("sequences", proposed, tokens, tokens, tiers=1, climbed=True)
+    found = {trigger.text for trigger in judging.verdicts.found}
+    assert found == ({part.text, held.text} if gathers else set())
