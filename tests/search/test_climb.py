@@ -267,10 +267,9 @@ def test_what_climbs_share_is_found_if_it_gathers_and_only_then_proves_anything(
         for n in range(0, 5 * SHARED, 5)
     ]
     climbed = {unit.ids.tobytes() for unit in proposed}
-    whole = verify
 
     def spy(name: str, suspects: Sequence[Unit], *rest: Any, **how: Any) -> Any:
-        evidence = whole(name, suspects, *rest, **how)
+        evidence = verify(name, suspects, *rest, **how)
         for unit, own in zip(suspects, evidence, strict=True):
             ids = unit.ids.tobytes()
             if ids == held.ids.tobytes():
