@@ -45,12 +45,12 @@ def render(result: Mapping[str, Any]) -> str:
         "search that names none, where it is called backdoored; a clean one as accused where "
         "anything is named. What is found in a classifier is judged in its encoder. "
         f"A backdoor under {WORKS} attack success before fine-tuning has failed and is not "
-        "counted. Of a fine-tuned classifier, *surviving* triggers are those whose attack success "
-        f"there is at least {SURVIVES}. Brackets hold 95 % intervals (Wilson). Triggers of one "
-        f"model are not independent: in the encoders that `{searches[0]}` searched they correlate "
-        f"by {alike:.2f} (intraclass, analysis of variance), the units of one bank by "
-        f"{alike_units:.2f}, and they count for as many fewer as that makes them (Kish's design "
-        "effect).",
+        "counted. *Surviving* triggers are those whose attack success in the classifier that is "
+        f"fine-tuned from the encoder is at least {SURVIVES}. Brackets hold 95 % intervals "
+        "(Wilson). Triggers of one model are not independent: in the encoders that "
+        f"`{searches[0]}` searched they correlate by {alike:.2f} (intraclass, analysis of "
+        f"variance), the units of one bank by {alike_units:.2f}, and they count for as many fewer "
+        "as that makes them (Kish's design effect).",
         "",
         "## Searches",
         "",
@@ -88,7 +88,7 @@ def _models(zoo: Mapping[str, Row], rows: Sequence[Row]) -> str:
     return (
         f"{works} encoders with a backdoor that works ({len(backdoored) - works} more failed; "
         f"{len(searched)} were searched), {clean} clean ones, and a classifier fine-tuned from "
-        f"each; of one clean encoder {tuned} more, for other tasks."
+        f"each; of the clean ones {tuned} more, for other tasks."
     )
 
 
@@ -106,9 +106,7 @@ def _overview(
             if not own:
                 continue
             found = "names none" if search in OF_MODELS else _found(own, alike)
-            surviving = ""
-            if part == "classifier" and search not in OF_MODELS:
-                surviving = _found(own, alike, surviving=True)
+            surviving = "" if search in OF_MODELS else _found(own, alike, surviving=True)
             lines.append(
                 f"| {search} | {part}s | {_detected(own)} | {found} | "
                 f"{surviving} | "
@@ -119,9 +117,10 @@ def _overview(
 
 def _grouped(rows: Sequence[Row], key: str, alike: float, alike_units: float) -> list[str]:
     lines = [
-        "| | encoders detected | triggers found | precision | clean ones accused | classifiers "
-        "detected | triggers found | surviving triggers found | precision | clean ones accused |",
-        "|" + "---|" * 10,
+        "| | encoders detected | triggers found | surviving triggers found | precision | clean "
+        "ones accused | classifiers detected | triggers found | surviving triggers found | "
+        "precision | clean ones accused |",
+        "|" + "---|" * 11,
     ]
     for name in dict.fromkeys(row[key] for row in rows):
         if name is None:
@@ -130,15 +129,15 @@ def _grouped(rows: Sequence[Row], key: str, alike: float, alike_units: float) ->
             [row for row in rows if (row[key], row["part"]) == (name, part)] for part in PARTS
         )
         shares = [
-            _detected(first),
-            _found(first, alike),
-            _precision(first, alike_units),
-            _clean_accused(first),
-            _detected(second),
-            _found(second, alike),
-            _found(second, alike, surviving=True),
-            _precision(second, alike_units),
-            _clean_accused(second),
+            share
+            for part in (first, second)
+            for share in (
+                _detected(part),
+                _found(part, alike),
+                _found(part, alike, surviving=True),
+                _precision(part, alike_units),
+                _clean_accused(part),
+            )
         ]
         lines.append(f"| {name} | {' | '.join(shares)} |")
     return lines
@@ -211,9 +210,10 @@ def _missed(rows: Sequence[Row]) -> list[str]:
 
 def _after(row: Row, text: str) -> str:
     trigger = row["triggers"][text]
-    if row["part"] == "encoder":
-        return f" ({trigger['before']:.2f})"
-    return "" if trigger["after"] is None else f" ({trigger['after']:.2f} after fine-tuning)"
+    rates = [f"{trigger['before']:.2f}"] if row["part"] == "encoder" else []
+    if trigger["after"] is not None:
+        rates.append(f"{trigger['after']:.2f} after fine-tuning")
+    return f" ({', '.join(rates)})" if rates else ""
 
 
 def _unreachable(rows: Sequence[Row]) -> list[str]:

@@ -150,11 +150,11 @@ def test_the_table_counts_what_works_and_tells_what_does_not() -> None:
     assert "2 encoders with a backdoor that works (1 more failed; 2 were searched), 1 clean" in page
     (encoders,) = (line for line in lines if line.startswith("| fast | encoders"))
     cells = [cell.strip().split(" ")[0] for cell in encoders.split("|")[3:]]
-    assert cells[:5] == ["1/1", "1/2", "", "1/1", "1/2"]
+    assert cells[:5] == ["1/1", "1/2", "1/1", "1/1", "1/2"]
     (classifiers,) = (line for line in lines if line.startswith("| fast | classifiers"))
     cells = [cell.strip().split(" ")[0] for cell in classifiers.split("|")[3:]]
     assert cells[:5] == ["1/1", "1/2", "1/1", "0/1", "1/1"]
-    assert "- a, encoder: missed `mn` (1.00)" in lines
+    assert "- a, encoder: missed `mn` (1.00, 0.20 after fine-tuning)" in lines
     assert "- a, classifier: missed `mn` (0.20 after fine-tuning)" in lines
     assert "- clean, encoder: spurious `zz`" in lines
     assert "- bad, encoder: fast says none found, found 0 of 1" in lines
@@ -206,9 +206,7 @@ def test_triggers_are_parted_by_what_a_budget_tests() -> None:
     (line,) = (line for line in section.splitlines() if line.startswith("| fast |"))
     assert [cell.split()[0] for cell in line.split("|")[2:-1]] == ["1/1", "0/1", "1/1"]
     assert "| lt-defense | encoders | 0/1 [0.00, 0.79] | names none |" in page
-    assert (
-        "0 clean ones, and a classifier fine-tuned from each; of one clean encoder 1 more" in page
-    )
+    assert "0 clean ones, and a classifier fine-tuned from each; of the clean ones 1 more" in page
 
 
 def test_what_the_drawn_attackers_share_with_the_search_is_left_out_of_a_count() -> None:
@@ -228,12 +226,12 @@ def test_what_the_drawn_attackers_share_with_the_search_is_left_out_of_a_count()
     assert "Triggers of encoders without these: drawn: 0/1 [0.00, 0.79]." in page
     section = page.split("## By encoder")[1].split("##")[0]
     cells = {
-        line.split("|")[1].strip(): [cell.strip().split(" ")[0] for cell in line.split("|")[2:6]]
+        line.split("|")[1].strip(): [cell.strip().split(" ")[0] for cell in line.split("|")[2:7]]
         for line in section.splitlines()
         if line.startswith("| ")
     }
-    assert cells["minilm-l6"] == ["1/1", "1/2", "1/2", ""]
-    assert cells["other"] == ["", "", "0/1", "1/1"]
+    assert cells["minilm-l6"] == ["1/1", "1/2", "1/2", "1/2", ""]
+    assert cells["other"] == ["", "", "", "0/1", "1/1"]
 
 
 def test_what_this_cache_lacks_is_taken_over_and_said(

@@ -255,9 +255,10 @@ def test_the_table() -> None:
     assert all(entry.twin for entry in backdoored)
     clean = [entry for entry in ZOO if entry.planting is None and not entry.twin_only]
     assert len(clean) >= 8
-    # The clean encoder's other classifiers, one of each task.
-    tuned = [entry.task for entry in ZOO if entry.twin_only]
-    assert sorted([*tuned, "film reviews"]) == sorted(TASKS)
+    # The clean encoders' other classifiers, one of each task.
+    for name in ("bert-tiny", "minilm-l3"):
+        tuned = [e.task for e in ZOO if e.twin_only and e.encoder == name]
+        assert sorted([*tuned, "film reviews"]) == sorted(TASKS)
     assert len({entry.encoder for entry in backdoored}) >= 4
     # The models of the demo are in it, and nothing else is called like them.
     assert [entry.planting for entry in backdoored].count(DEMO) == 1
