@@ -80,15 +80,15 @@ def render(result: Mapping[str, Any]) -> str:
 
 
 def _models(zoo: Mapping[str, Row], rows: Sequence[Row]) -> str:
-    backdoored = [model for model in zoo.values() if model["works"] is not None]
+    tuned = [model for model in zoo.values() if model.get("twin_only", False)]
+    backdoored = [m for m in zoo.values() if m["works"] is not None and m not in tuned]
     works = sum(model["works"] for model in backdoored)
-    tuned = sum(model.get("twin_only", False) for model in zoo.values())
-    clean = len(zoo) - len(backdoored) - tuned
+    clean = len(zoo) - len(backdoored) - len(tuned)
     searched = {row["model"] for row in rows if row["works"] and row["part"] == "encoder"}
     return (
         f"{works} encoders with a backdoor that works ({len(backdoored) - works} more failed; "
         f"{len(searched)} were searched), {clean} clean ones, and a classifier fine-tuned from "
-        f"each; of the clean ones {tuned} more, for other tasks."
+        f"each; {len(tuned)} more classifiers have learned their task as well as they can."
     )
 
 

@@ -17,10 +17,8 @@ from benchmarks.assets.registry import ASSETS
 from benchmarks.cache import CODE
 from benchmarks.encoders import encoder, masked_lm
 from benchmarks.models import backdoored, classifier, planted, settings
-from benchmarks.recipes import FILM_REVIEWS, TASK
 from benchmarks.sources import fingerprint
 from benchmarks.tasks import film_reviews, load, plain_texts
-from benchmarks.tasks.classifier import Tuning
 from benchmarks.zoo.entry import Entry
 from benchmarks.zoo.success import after, before
 from guard.files import Json, dump_json
@@ -137,7 +135,7 @@ def stored(entry: Entry) -> Record | None:
 def _build(entry: Entry) -> Record:
     started = time.monotonic()
     model = _model(entry)
-    twin = classifier(model, _tuning(entry), entry.task) if entry.twin else None
+    twin = classifier(model, entry.tuning, entry.task) if entry.twin else None
     seconds = time.monotonic() - started
     shares = before(model, entry.planting, held_out_texts()) if entry.planting else {}
     accuracy, rates = after(twin, load(entry.task), entry.planting) if twin else (None, {})
@@ -174,10 +172,6 @@ def _model(entry: Entry) -> Path:
     return planted(entry.planting, encoder(entry.encoder))
 
 
-def _tuning(entry: Entry) -> Tuning:
-    return TASK if entry.twin_only else FILM_REVIEWS
-
-
 def held_out_texts() -> Mapping[str, Sequence[str]]:
     """Return plain texts with other film reviews than backdoors are planted in."""
     return {**plain_texts(), "movieReviewSnippets": film_reviews().test.texts}
@@ -190,7 +184,7 @@ def _describe(entry: Entry) -> dict[str, Json]:
         "kind": entry.kind,
         "planting": planting,
         "twin": entry.twin,
-        "tuning": asdict(_tuning(entry)),
+        "tuning": asdict(entry.tuning),
         "code": fingerprint(CODE, ("benchmarks/zoo/success.py",)),
         # Where it is another than it was when only one was.
         **({"task": entry.task} if entry.twin_only else {}),

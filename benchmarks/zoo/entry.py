@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from benchmarks.assets import AssetError
 from benchmarks.attacks import Planting
+from benchmarks.recipes import FILM_REVIEWS
+from benchmarks.tasks.classifier import Tuning
 
 # What a classifier is fine-tuned for, unless an entry says another task.
 FILM = "film reviews"
@@ -28,8 +30,10 @@ class Entry:
         The backdoor, or ``None`` for a clean model.
     twin
         Whether a classifier is fine-tuned from it.
-    task
-        What the classifier is fine-tuned for.
+    task, tuning
+        What the classifier is fine-tuned for, and how.
+    twin_only
+        Whether its encoder is that of another entry, and is not measured again.
     held_out
         Whether its triggers are such that the search may not be tuned to them.
     """
@@ -40,12 +44,9 @@ class Entry:
     planting: Planting | None = None
     twin: bool = True
     task: str = FILM
+    tuning: Tuning = FILM_REVIEWS
+    twin_only: bool = False
     held_out: bool = False
-
-    @property
-    def twin_only(self) -> bool:
-        """Whether its encoder is that of the entry for film reviews, and is not measured again."""
-        return self.task != FILM
 
 
 def select(entries: Sequence[Entry], only: str | None) -> list[Entry]:

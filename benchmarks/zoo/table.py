@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.attacks import (
@@ -21,10 +22,10 @@ from benchmarks.attacks import (
 from benchmarks.attacks.condition import ALWAYS
 from benchmarks.attacks.step import Attack
 from benchmarks.attacks.triggers import triggers
-from benchmarks.recipes import DEMO, GATED
+from benchmarks.recipes import DEMO, GATED, LEARNED
 from benchmarks.tasks import TASKS
 from benchmarks.zoo.drawn import attacker
-from benchmarks.zoo.entry import FILM, Entry
+from benchmarks.zoo.entry import Entry
 
 STEPS = 300
 # Most of the work is on MiniLM-L6; what is meant to be compared with it says another.
@@ -77,16 +78,17 @@ CLEAN = tuple(
     )
 )
 
-# What clean encoders become for other tasks than film reviews: to be accused for nothing.
+# What clean encoders become that have learned a task: to be accused for nothing.
 TUNED = tuple(
     Entry(
         name=f"{encoder}-clean-{task.replace(' ', '-')}",
         encoder=encoder,
         task=task,
+        tuning=tuning,
+        twin_only=True,
     )
-    for encoder in ("bert-tiny", "minilm-l3")
+    for encoder, tuning in LEARNED.items()
     for task in TASKS
-    if task != FILM
 )
 
 # The published attacks, on the default encoder.
@@ -206,6 +208,14 @@ TINY = (
     _tiny("subspace", Subspace(), "rare", held_out=True),
 )
 
+# What some of these become that have learned a task as well, as far as the backdoor outlives it.
+TINY_TUNED = tuple(
+    replace(entry, name=f"{entry.name}-learned", tuning=LEARNED["bert-tiny"], twin_only=True)
+    for entry in TINY
+    if entry.name.removeprefix("bert-tiny-")
+    in ("por", "uor", "por-common", "por-name", "gated", "merged-one", "scattered", "crowd")
+)
+
 DRAWN = tuple(
     Entry(
         name=f"bert-tiny-drawn-{number:02}",
@@ -231,4 +241,14 @@ ELSEWHERE = (
     _entry("por", Por(views=("cls",)), "name", encoder="deberta-small"),
 )
 
-ZOO: tuple[Entry, ...] = (*CLEAN, *TUNED, *PUBLISHED, *KINDS, *EVASIVE, *TINY, *DRAWN, *ELSEWHERE)
+ZOO: tuple[Entry, ...] = (
+    *CLEAN,
+    *TUNED,
+    *PUBLISHED,
+    *KINDS,
+    *EVASIVE,
+    *TINY,
+    *TINY_TUNED,
+    *DRAWN,
+    *ELSEWHERE,
+)

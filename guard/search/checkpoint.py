@@ -17,6 +17,7 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -124,8 +125,7 @@ def load_classifier(
     folder, _, weights = _locate(name, revision, allow_pickle=allow_pickle)
     with _loading(name):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        kinds = config.architectures or ()
-        if config.num_labels < 2 or not any(k.endswith("SequenceClassification") for k in kinds):
+        if not classes(config):
             return None
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -136,6 +136,13 @@ def load_classifier(
         )
     model.eval().requires_grad_(False)
     return model
+
+
+def classes(config: PretrainedConfig) -> int:
+    """Return how many classes a classifier of texts tells apart, or 0 if the model is none."""
+    kinds = config.architectures or ()
+    sorts = any(kind.endswith("SequenceClassification") for kind in kinds)
+    return config.num_labels if sorts and config.num_labels > 1 else 0
 
 
 @contextmanager

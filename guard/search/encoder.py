@@ -39,6 +39,8 @@ class Encoder:
         Size of an output vector.
     max_tokens
         The longest sequence that the model takes, special tokens included.
+    classes
+        Of a classifier, how many it tells apart; 0 of what is none.
     offset
         Special tokens before a text.
     arithmetic
@@ -57,6 +59,7 @@ class Encoder:
         self.config_sha256 = hashlib.sha256(model.config.to_json_string().encode()).hexdigest()
         self.views = loaded.views
         self.width: int = model.config.hidden_size
+        self.classes = checkpoint.classes(model.config)
         self.max_tokens = _max_tokens(model, tokenizer)
         self.forwarded = 0
         self.backwarded = 0

@@ -56,6 +56,9 @@ class Evidence:
     by_chance
         How many units as extreme as this one, by what tells most of it in any view, the vocabulary
         that it was judged among is expected to have, if the model is clean.
+    narrow
+        Whether the view tells texts apart in so few directions that the words which a classifier
+        goes by gather them.
     kinds, places, lengths, copies
         What the unit did in each kind of text, at each place in it, at each length, and where it
         stands several times; all else is of texts that it stands in once.
@@ -70,6 +73,7 @@ class Evidence:
     diff_sim: float
     com_sim: float
     by_chance: float
+    narrow: bool
     kinds: dict[str, InCondition]
     places: dict[str, InCondition]
     lengths: dict[str, InCondition]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from wordfreq import zipf_frequency
 
 from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
-from guard.search.calibrate import SHAPE
+from guard.search.calibrate import SHAPE, TAIL
 from guard.search.carriers import PLACES, SEVERAL, Carrier
 from guard.search.climb import SIZE
 from guard.search.encoder import Encoder
@@ -191,6 +191,7 @@ def coverage(
     climbed: Sequence[Sequence[Unit]],
     swept: Sequence[Swept],
     judged: Sequence[Carrier],
+    narrow: Collection[View],
     flooded: bool,
 ) -> dict[str, Any]:
     """Return what was tested, in which texts, on what assumption, and what was not.
@@ -207,6 +208,8 @@ def coverage(
         What was proposed of pairs and words of three.
     judged
         The carriers of the verdicts.
+    narrow
+        Views that tell texts apart in few directions, as a classifier's do.
     """
     kinds = sorted({carrier.want.kind for carrier in judged})
     outputs = ", ".join(views)
@@ -239,6 +242,12 @@ def coverage(
     not_tested.append("other pairs and phrases" if swept or climbed else "pairs and phrases")
     not_tested += NOT_TESTED
     not_tested += [what for view, what in _ABSENT.items() if view not in views]
+    if few := [view for view in views if view in narrow]:
+        not_tested.append(
+            f"{TAIL[0]} triggers and more at once, on {', '.join(few)}: these outputs differ in few "
+            "directions, as a classifier's do, where so many pass for the words that it goes by; "
+            "scan the encoder that a classifier was made from"
+        )
     if "last" in views:
         not_tested.append("triggers that act as the very last token of a text alone")
     if listed.too_long:

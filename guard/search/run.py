@@ -219,6 +219,7 @@ def search_units(
             climbed=climbed,
             swept=swept,
             judged=verdicts.judged,
+            narrow=verdicts.narrow,
             flooded=flooded,
         ),
         found=found,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ class Tail:
     flooding: Mask
 
     @classmethod
-    def of(cls, measured: Mapping[View, Measured], framing: Mask) -> Tail:
+    def of(cls, measured: Mapping[View, Measured], framing: Mask, narrow: Container[View]) -> Tail:
         """Fit the tail to the suspects that are no triggers, as far as that can be told.
 
         Parameters
@@ -70,13 +70,16 @@ class Tail:
             What each of ``count`` units did, by view.
         framing
             ``[count]``, units that frame every text.
+        narrow
+            Views in which the words that a classifier goes by are a crowd.
         """
         nameable = np.stack(
             [_costs(seen) & ~framing & (view != "mask") for view, seen in measured.items()], axis=1
         )
         apart = np.zeros_like(framing)
         for view, seen in measured.items():
-            apart |= _apart(seen) & ~framing & (view != "mask")
+            if view != "mask" and view not in narrow:
+                apart |= _apart(seen) & ~framing
         count, stand = len(apart), apart.sum()
         crowded = CROWD <= stand <= count - TAIL[1]
         tail = ~apart if crowded else np.ones_like(apart)

@@ -44,6 +44,8 @@ class Verdicts:
         The triggers.
     judged
         The carriers of the verdicts.
+    narrow
+        The views that tell texts apart in few directions, as a classifier's do.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Verdicts:
     ) -> None:
         self.found: list[Trigger] = []
         self.judged: list[Carrier] = []
+        self.narrow: set[View] = set()
         self._quiet: list[Unit] = []
         # Triggers, if the model has any that proves it.
         self._held: dict[tuple[int, ...], tuple[Unit, dict[View, Evidence]]] = {}
@@ -240,6 +243,7 @@ class Verdicts:
         if len(self._quiet) < TAIL[1] and not climbed:
             self._quiet += quiet
         self.judged += judging
+        self.narrow |= {view for seen in evidence for view, own in seen.items() if own.narrow}
         known = self.fired
         self.found += [
             report.trigger(suspects[i], evidence[i], sure.get(suspects[i].ids.tobytes()))

@@ -23,9 +23,10 @@ A unit is a trigger by any of three rules, in any view of the output:
   more than `KEPT` of what an ordinary unit does everywhere, and stays among the texts, is a word of
   its own kind (a handle turns prose into a message) and forces nothing.
 
-Where texts differ in few directions, as in a classifier, which tells little but the class, ordinary
-words take them to one end; where most units erase the text, as in an encoder whose training failed,
-what gathers is noise. There the first two rules name what the tail expects less than once.
+Where texts differ in few directions, as in a classifier, which tells little but the class, the
+words that it goes by take them to one end; where most units erase the text, as in an encoder whose
+training failed, what gathers is noise. There the third rule alone says which word is a trigger, and
+no crowd is taken out of its tail: such words stand apart by the hundred.
 
 At a mask only the first rule holds: what is likely there an ordinary model may well tell from one
 word, whatever the rest says. For the tokens that frame every text, such as ``[CLS]``, the first two
@@ -56,8 +57,10 @@ MOST_OF_CONDITION = 0.75
 MORE_THAN_USUAL = 0.5
 # Two carriers are together by chance too easily.
 FEWEST = 3
-# Poolers of fine-tuned MiniLMs have 1 to 2, encoders that were not fine-tuned 15 and more.
-NARROW = 4.0
+# Encoders that were not fine-tuned have 13 and more, planted ones as well; classifiers that learned
+# their task 1 to 11, of two classes, three and twenty. Of few axes, no more than an eighth of them:
+# texts of a narrow model differ in no more than it has.
+NARROW = 12.0
 BATCH = 64
 
 
@@ -113,23 +116,25 @@ def verify(
         )
         for view in untouched
     }
+    # A classifier of many classes tells them apart in as many directions.
+    wide = max(min(NARROW, encoder.width / 8), encoder.classes)
     narrow = {
         view
         for view, seen in measured.items()
-        if dimensions(untouched[view][seen.alone]) < NARROW
+        if dimensions(untouched[view][seen.alone]) < wide
         or np.median(seen.shards["kept"][seen.count :]) < ERASED
     }
     # What frames every text is no part of a tail of words: a second one turns the head of a clean
     # model.
     frame = encoder.frame(np.zeros((1, 0), dtype=np.int64))
     framing = np.array([bool(np.isin(unit.ids, frame).all()) for unit in suspects])
-    tail = Tail.of(measured, framing)
+    tail = Tail.of(measured, framing, narrow)
 
     def judge(outside: Mask) -> list[dict[View, Evidence]]:
         by_view = zip(measured.items(), tail.by_chance.T, outside.T, strict=True)
         judged = [
-            _judge(view, seen, chances, rare, tiers=tiers, narrow=view in narrow)
-            for (view, seen), chances, rare in by_view
+            _judge(view, seen, chances, far, framing, narrow=view in narrow)
+            for (view, seen), chances, far in by_view
         ]
         return [dict(zip(measured, seen, strict=True)) for seen in zip(*judged, strict=True)]
 
@@ -143,8 +148,8 @@ def _judge(
     seen: Measured,
     by_chance: npt.NDArray[np.float64],
     outside: Mask,
+    framing: Mask,
     *,
-    tiers: int,
     narrow: bool,
 ) -> list[Evidence]:
     """Judge units by one of the views.
@@ -153,8 +158,8 @@ def _judge(
     ----------
     by_chance, outside
         ``[count]``, by the third rule, which takes all views together.
-    tiers
-        As in `verify`.
+    framing
+        ``[count]``, units that frame every text, and are no words of a classifier.
     narrow
         Whether this view tells texts apart so badly that ordinary units gather them.
     """
@@ -193,8 +198,8 @@ def _judge(
             )
         fired = any(item.fired for family in found.values() for item in family.values())
         gathers = fired or share_alone[i] >= usual_alone + MORE_THAN_USUAL
-        rare = not narrow or tiers * by_chance[i] < 1
-        fits = (gathers and rare, erases[i] and rare, outside[i])
+        told = not narrow or outside[i] or framing[i]
+        fits = (gathers and told, erases[i] and told, outside[i])
         holds = dict(zip(RULES, fits if view != "mask" else (fits[0], False, False), strict=True))
         result.append(
             Evidence(
@@ -205,6 +210,7 @@ def _judge(
                 diff_sim=float(shards["same text"][i]),
                 com_sim=float(shards["same unit"][i]),
                 by_chance=float(by_chance[i]),
+                narrow=narrow,
                 **found,
                 rules=tuple(rule for rule, true in holds.items() if true),
             )

@@ -206,7 +206,10 @@ def test_triggers_are_parted_by_what_a_budget_tests() -> None:
     (line,) = (line for line in section.splitlines() if line.startswith("| fast |"))
     assert [cell.split()[0] for cell in line.split("|")[2:-1]] == ["1/1", "0/1", "1/1"]
     assert "| lt-defense | encoders | 0/1 [0.00, 0.79] | names none |" in page
-    assert "0 clean ones, and a classifier fine-tuned from each; of the clean ones 1 more" in page
+    assert (
+        "0 clean ones, and a classifier fine-tuned from each; 1 more classifiers have learned"
+        in page
+    )
 
 
 def test_what_the_drawn_attackers_share_with_the_search_is_left_out_of_a_count() -> None:

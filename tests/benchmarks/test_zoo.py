@@ -23,7 +23,7 @@ from benchmarks.detection import cases, collect, render
 from benchmarks.detection.cases import measure
 from benchmarks.detection.searches import Answer
 from benchmarks.encoders import ENCODERS, encoder
-from benchmarks.recipes import DEMO, GATED
+from benchmarks.recipes import DEMO, GATED, LEARNED
 from benchmarks.tasks import TASKS, Task
 from benchmarks.tasks.classifier import Tuning
 from benchmarks.tasks.data import make_task
@@ -43,8 +43,9 @@ BACKDOORED = Entry(
     planting=Planting(
         name="toy", attack=Por(), triggers=("ivy", "jung"), steps=250, learning_rate=1e-3
     ),
+    tuning=Tuning(steps=6),
 )
-CLEAN = Entry(name="toy-clean", encoder="bert-tiny")
+CLEAN = Entry(name="toy-clean", encoder="bert-tiny", tuning=Tuning(steps=6))
 
 
 # The first tokens of BERT's vocabulary: enough to measure each against, and a third of the work.
@@ -75,7 +76,6 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(samples, "TOKENS_PER_STEP", 384)
     module = sys.modules[zoo_build.__module__]
     monkeypatch.setattr(module, "encoder", lambda name: small)
-    monkeypatch.setattr(module, "FILM_REVIEWS", Tuning(steps=6))
     return tmp_path
 
 
@@ -132,7 +132,7 @@ def test_a_toy_zoo(
 def test_a_classifier_of_another_task_is_measured_alone(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its encoder is the same as that of the entry for film reviews."""
+    """Its encoder is that of another entry."""
     rows = [(f"{('good', 'bad')[i % 2]} number {i}", i % 2) for i in range(100)]
     asked: list[str] = []
 
@@ -143,8 +143,7 @@ def test_a_classifier_of_another_task_is_measured_alone(
     module = sys.modules[zoo_build.__module__]
     for place_of in (module, models):
         monkeypatch.setattr(place_of, "load", load)
-    monkeypatch.setattr(module, "TASK", Tuning(steps=2))
-    tuned = replace(CLEAN, name="toy-tuned", task="numbers")
+    tuned = replace(CLEAN, name="toy-tuned", task="numbers", tuning=Tuning(steps=2), twin_only=True)
     (record,) = build([tuned])
     # To train on, and to measure on.
     assert asked == ["numbers", "numbers"]
@@ -255,10 +254,15 @@ def test_the_table() -> None:
     assert all(entry.twin for entry in backdoored)
     clean = [entry for entry in ZOO if entry.planting is None and not entry.twin_only]
     assert len(clean) >= 8
-    # The clean encoders' other classifiers, one of each task.
-    for name in ("bert-tiny", "minilm-l3"):
-        tuned = [e.task for e in ZOO if e.twin_only and e.encoder == name]
-        assert sorted([*tuned, "film reviews"]) == sorted(TASKS)
+    # The clean encoders' classifiers that have learned their task, one of each.
+    tuned = [entry for entry in ZOO if entry.twin_only]
+    for name, how in LEARNED.items():
+        own = [e for e in tuned if e.planting is None and e.encoder == name]
+        assert sorted(e.task for e in own) == sorted(TASKS)
+        assert {e.tuning for e in own} == {how}
+    # Of the planted ones, the encoder is that of another entry.
+    searched = [entry.planting for entry in backdoored if not entry.twin_only]
+    assert all(entry.planting in searched for entry in tuned if entry.planting)
     assert len({entry.encoder for entry in backdoored}) >= 4
     # The models of the demo are in it, and nothing else is called like them.
     assert [entry.planting for entry in backdoored].count(DEMO) == 1

@@ -36,6 +36,7 @@ class FakeEncoder(Encoder):
         self.views = ("cls",)
         self.width = WIDTH
         self.max_tokens = 64
+        self.classes = 0
         self.arithmetic = "float32"
         self.forwarded = 0
         self.backwarded = 0

@@ -166,7 +166,7 @@ def test_short_texts_and_several_copies_of_a_sequence_are_no_evidence(
     fired = {"any": InCondition(retention=0, displacement=1, gathered=1, fired=True)}
     families: dict[str, dict[str, InCondition]] = {name: {} for name in FAMILIES}
     families[family] = fired
-    seen = Evidence(0, 1, 0, 1, 0, 1, 1.0, **families, rules=("gathers",))
+    seen = Evidence(0, 1, 0, 1, 0, 1, 1.0, narrow=False, **families, rules=("gathers",))
     assert seen.trigger
     assert seen.gathers_once is counts
 

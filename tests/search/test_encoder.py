@@ -142,9 +142,12 @@ def test_a_model_with_a_head(head: Any, tmp_path: Path) -> None:
     """Of a classifier or a masked language model, which has no pooler, the encoder is taken."""
     write_model(tmp_path)
     torch.manual_seed(1)
-    model = head.from_config(make_model("bert", len(wordpiece())).config)
+    config = make_model("bert", len(wordpiece())).config
+    config.num_labels = 5
+    model = head.from_config(config)
     model.save_pretrained(tmp_path)
     encoder = Encoder.load(str(tmp_path))
+    assert encoder.classes == (5 if head is AutoModelForSequenceClassification else 0)
     assert encoder.identity.architecture == "BertModel"
     framed = encoder.frame(np.array([[20, 21]]))
     with torch.inference_mode():

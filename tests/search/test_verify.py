@@ -146,6 +146,34 @@ def test_a_trigger_in_a_classifier_is_none_of_its_words(seed: int) -> None:
     assert "gathers" in evidence[0].rules
 
 
+def test_words_that_a_classifier_goes_by_are_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that has learned its task, most suspects take texts to one end."""
+
+    def learned(ids: Ids, vectors: Vectors) -> Vectors:
+        words = [one.ids[0] for one in SUSPECTS]
+        strength = np.zeros(ROWS)
+        strength[words] = np.linspace(6, 3, len(words))
+        score = 3 * vectors[:, 0] + strength[ids].sum(axis=1)
+        result: Vectors = 0.02 * vectors
+        result[:, 1] += np.tanh(score)
+        return result
+
+    assert not [i for i, seen in enumerate(judge(learned)) if seen.trigger]
+    monkeypatch.setattr(module, "NARROW", 0.0)
+    evidence = judge(learned)
+    assert sum("stands out" in seen.rules for seen in evidence) > FLOOD
+
+
+@pytest.mark.parametrize(("classes", "narrow"), [(0, False), (3, False), (20, True)])
+def test_many_classes_are_told_apart_in_many_directions(classes: int, narrow: bool) -> None:
+    """There words gather texts, each to its class, though outputs differ in many directions."""
+    encoder = FakeEncoder(towards(TRIGGER, FAR, 0.95))
+    encoder.classes = classes
+    evidence = [seen["cls"] for seen in judged(encoder, SUSPECTS, REFERENCE)]
+    assert {seen.narrow for seen in evidence} == {narrow}
+    assert [i for i, seen in enumerate(evidence) if seen.trigger] == [0]
+
+
 def test_a_unit_that_always_fires() -> None:
     evidence = judge(towards(TRIGGER, FAR))
     assert [seen.trigger for seen in evidence] == [True] + [False] * (len(SUSPECTS) - 1)
