@@ -244,9 +244,9 @@ def coverage(
     not_tested += [what for view, what in _ABSENT.items() if view not in views]
     if few := [view for view in views if view in narrow]:
         not_tested.append(
-            f"{TAIL[0]} triggers and more at once, on {', '.join(few)}: these outputs differ in few "
-            "directions, as a classifier's do, where so many pass for the words that it goes by; "
-            "scan the encoder that a classifier was made from"
+            f"{TAIL[0]} triggers and more at once, on {', '.join(few)}: such outputs differ in "
+            "few directions, as a classifier's do, where so many pass for the words that it goes "
+            "by; scan the encoder that a classifier was made from"
         )
     if "last" in views:
         not_tested.append("triggers that act as the very last token of a text alone")
