@@ -118,7 +118,7 @@ def main() -> None:
     models: list[Json] = []
     for entry in ZOO:
         found = stored(entry)
-        if found is None or not found.works or entry.kind not in TOKENS:
+        if found is None or not found.works or entry.kind not in TOKENS or entry.twin_only:
             continue
         folder = cache_dir() / found.model
         path = cache_dir() / "ablation" / f"{entry.name}.json"

@@ -57,8 +57,8 @@ class Evidence:
         How many units as extreme as this one, by what tells most of it in any view, the vocabulary
         that it was judged among is expected to have, if the model is clean.
     narrow
-        Whether the view tells texts apart in so few directions that the words which a classifier
-        goes by gather them.
+        Whether ordinary words may gather texts in this view, as those that a classifier goes by
+        do.
     kinds, places, lengths, copies
         What the unit did in each kind of text, at each place in it, at each length, and where it
         stands several times; all else is of texts that it stands in once.

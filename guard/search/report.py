@@ -169,6 +169,7 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "kept_of_ordinary": KEPT,
         "far": FAR,
         "narrow": NARROW,
+        "classes": encoder.classes,
         "false_alarm_rate": ALPHA,
         "false_discovery_rate": ALPHA_NAMED,
         "tail_shape": SHAPE,
@@ -209,7 +210,7 @@ def coverage(
     judged
         The carriers of the verdicts.
     narrow
-        Views that tell texts apart in few directions, as a classifier's do.
+        Views in which ordinary words may gather texts; see `Evidence`.
     """
     kinds = sorted({carrier.want.kind for carrier in judged})
     outputs = ", ".join(views)
@@ -244,9 +245,9 @@ def coverage(
     not_tested += [what for view, what in _ABSENT.items() if view not in views]
     if few := [view for view in views if view in narrow]:
         not_tested.append(
-            f"{TAIL[0]} triggers and more at once, on {', '.join(few)}: such outputs differ in "
-            "few directions, as a classifier's do, where so many pass for the words that it goes "
-            "by; scan the encoder that a classifier was made from"
+            f"{TAIL[0]} triggers and more in all, and phrases of which no part stands out, on "
+            f"{', '.join(few)}: ordinary words may take texts to one place there, as in a "
+            "classifier, and so many pass for them; scan the encoder that a classifier is made from"
         )
     if "last" in views:
         not_tested.append("triggers that act as the very last token of a text alone")

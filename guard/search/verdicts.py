@@ -45,7 +45,7 @@ class Verdicts:
     judged
         The carriers of the verdicts.
     narrow
-        The views that tell texts apart in few directions, as a classifier's do.
+        The views in which ordinary words may gather texts; see `Evidence`.
     """
 
     def __init__(

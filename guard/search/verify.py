@@ -25,8 +25,9 @@ A unit is a trigger by any of three rules, in any view of the output:
 
 Where texts differ in few directions, as in a classifier, which tells little but the class, the
 words that it goes by take them to one end; where most units erase the text, as in an encoder whose
-training failed, what gathers is noise. There the third rule alone says which word is a trigger, and
-no crowd is taken out of its tail: such words stand apart by the hundred.
+training failed, what gathers is noise. There the third rule alone says what is a trigger, and no
+crowd is taken out of its tail: such words stand apart by the hundred. What it never names, outputs
+at a mask and the tokens below, has to be rarer than once in its tail.
 
 At a mask only the first rule holds: what is likely there an ordinary model may well tell from one
 word, whatever the rest says. For the tokens that frame every text, such as ``[CLS]``, the first two
@@ -57,9 +58,9 @@ MOST_OF_CONDITION = 0.75
 MORE_THAN_USUAL = 0.5
 # Two carriers are together by chance too easily.
 FEWEST = 3
-# Encoders that were not fine-tuned have 13 and more, planted ones as well; classifiers that learned
-# their task 1 to 11, of two classes, three and twenty. Of few axes, no more than an eighth of them:
-# texts of a narrow model differ in no more than it has.
+# BERT-tiny and MiniLM have 13 and more in every view but a planted pooler, also with a backdoor;
+# classifiers that learned their task 1 to 11, of two classes, three and twenty. Of few axes, no
+# more than an eighth of them: outputs differ in no more directions than they have.
 NARROW = 12.0
 BATCH = 64
 
@@ -133,7 +134,7 @@ def verify(
     def judge(outside: Mask) -> list[dict[View, Evidence]]:
         by_view = zip(measured.items(), tail.by_chance.T, outside.T, strict=True)
         judged = [
-            _judge(view, seen, chances, far, framing, narrow=view in narrow)
+            _judge(view, seen, chances, far, framing, tiers=tiers, narrow=view in narrow)
             for (view, seen), chances, far in by_view
         ]
         return [dict(zip(measured, seen, strict=True)) for seen in zip(*judged, strict=True)]
@@ -150,6 +151,7 @@ def _judge(
     outside: Mask,
     framing: Mask,
     *,
+    tiers: int,
     narrow: bool,
 ) -> list[Evidence]:
     """Judge units by one of the views.
@@ -159,7 +161,9 @@ def _judge(
     by_chance, outside
         ``[count]``, by the third rule, which takes all views together.
     framing
-        ``[count]``, units that frame every text, and are no words of a classifier.
+        ``[count]``, units that frame every text.
+    tiers
+        As in `verify`.
     narrow
         Whether this view tells texts apart so badly that ordinary units gather them.
     """
@@ -198,7 +202,8 @@ def _judge(
             )
         fired = any(item.fired for family in found.values() for item in family.values())
         gathers = fired or share_alone[i] >= usual_alone + MORE_THAN_USUAL
-        told = not narrow or outside[i] or framing[i]
+        unnamed = view == "mask" or framing[i]
+        told = not narrow or outside[i] or (unnamed and tiers * by_chance[i] < 1)
         fits = (gathers and told, erases[i] and told, outside[i])
         holds = dict(zip(RULES, fits if view != "mask" else (fits[0], False, False), strict=True))
         result.append(
