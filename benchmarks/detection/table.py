@@ -28,6 +28,8 @@ def render(result: Mapping[str, Any]) -> str:
     counted = [row for row in rows if row["works"] is not False]
     within = [row for row in counted if row["attack"] not in OUT_OF_REACH]
     searches = list(dict.fromkeys(row["search"] for row in rows))
+    learned = [row for row in within if row.get("twin_only", False)]
+    within = [row for row in within if row not in learned]
     own = [row for row in within if row["search"] == searches[0]]
     encoders = [row for row in own if row["part"] == "encoder"]
     alike = correlation([_hits(row) for row in encoders])
@@ -69,8 +71,10 @@ def render(result: Mapping[str, Any]) -> str:
     ):
         lines += [f"## {title}", "", *_grouped(own, key, alike, alike_units), ""]
     lines += _without_short_strings(encoders, alike)
+    if learned:
+        lines += ["## Classifiers that have learned their task", "", *_learned(learned), ""]
     lines += ["## By tokens of the trigger", "", *_by_tokens(within, alike), ""]
-    lines += ["## Missed and spurious", "", *_missed(own), ""]
+    lines += ["## Missed and spurious", "", *_missed([*own, *learned]), ""]
     if unreachable := [row for row in counted if row["attack"] in OUT_OF_REACH]:
         lines += ["## Out of reach", "", *_unreachable(unreachable), ""]
     if earlier := [row for row in rows if row["earlier"]]:
@@ -140,6 +144,26 @@ def _grouped(rows: Sequence[Row], key: str, alike: float, alike_units: float) ->
             )
         ]
         lines.append(f"| {name} | {' | '.join(shares)} |")
+    return lines
+
+
+def _learned(rows: Sequence[Row]) -> list[str]:
+    """Tell of each by itself: they are few, and several have their triggers in common."""
+    lines = [
+        "Fine-tuned until a small encoder has learned what it can, and not counted above, where "
+        "classifiers have seen 244 batches at a low rate and hardly go by any word. Their encoders "
+        "are those of the entries without `-learned`, or the clean ones.",
+        "",
+        "| classifier | accuracy | accused | triggers found | surviving ones found | spurious |",
+        "|" + "---|" * 6,
+    ]
+    for row in sorted(rows, key=lambda row: row["works"] is None):
+        accused = "yes" if row["banked"] else "no"
+        found, surviving = _found([row], 0.0), _found([row], 0.0, surviving=True)
+        lines.append(
+            f"| {row['model']} | {row['accuracy']:.2f} | {accused} | {found} | {surviving} | "
+            f"{len(row['spurious'])} |"
+        )
     return lines
 
 
@@ -228,8 +252,8 @@ def _zoo(models: Iterable[Row], not_built: Sequence[str]) -> list[str]:
     lines = [
         "*At any place*: before fine-tuning, where the trigger stands anywhere in text of any kind "
         "and length: what the attacker pays who hides behind a condition. *After* is of film "
-        "reviews; of some models built before 2026-11-27, of mostly positive ones, where "
-        "distilbert-small-clean reaches 0.99.",
+        "reviews, where the name says no other task; of some models built before 2026-11-27, of "
+        "mostly positive ones, where distilbert-small-clean reaches 0.99.",
         "",
         "| model | attack success before | at any place | after fine-tuning | accuracy |",
         "|---|---|---|---|---|",

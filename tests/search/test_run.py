@@ -23,13 +23,14 @@ from guard.search.encoder import Encoder, Ids, Vectors
 from guard.search.gradients import Differentiable
 from guard.search.journal import Journal
 from guard.search.plan import FAST, FURTHER, GROUPS, Plan
-from guard.search.report import NOT_TESTED
+from guard.search.report import NOT_TESTED, Tier, coverage
 from guard.search.run import search_units
 from guard.search.tiers import Tiers
 from guard.search.units import Unit, Vocabulary, vocabulary
 from guard.search.verdicts import Verdicts
 from guard.search.views import View
-from tests.search.fakes import silent
+from guard.search.words import Words
+from tests.search.fakes import carriers, silent
 from tests.tiny import (
     COMMON,
     TRIGGER,
@@ -142,9 +143,33 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert others == list(NOT_TESTED)
     assert str(mask).startswith("the output at a mask: ")
     # Its outputs lie in few directions, and of such models fewer triggers at once are found.
-    assert str(crowds).startswith("20 triggers and more at once, on ")
+    assert str(crowds).startswith("20 triggers and more in all, and phrases of which no part ")
     assert coverage["verdict_kinds"] == sorted(builtin_texts())
     assert f"{count:,} units" in str(coverage["summary"])
+
+
+@pytest.mark.parametrize("narrow", [(), ("cls",), ("mean", "cls")])
+def test_the_bank_says_where_triggers_hide_each_other(narrow: Sequence[View]) -> None:
+    texts = carriers(("mail", "news"), (10, 14), seed=0)
+    told = coverage(
+        ("cls", "mean"),
+        Vocabulary((), 0),
+        Words((), 0, 0),
+        0,
+        FAST,
+        tiers=[Tier("tokens", 1, 0, 1, [texts])],
+        climbed=[],
+        swept=[],
+        judged=texts,
+        narrow=narrow,
+        flooded=False,
+    )
+    not_tested = told["not_tested"]
+    hidden = [line for line in not_tested if "triggers and more in all" in line]
+    assert len(hidden) == bool(narrow)
+    if narrow:
+        views = ", ".join(sorted(narrow))
+        assert f"stands out, on {views}: " in hidden[0]
 
 
 def test_steps_in_order(bank: TriggerBank, calls: list[tuple[str, int, int]]) -> None:

@@ -164,6 +164,37 @@ def test_words_that_a_classifier_goes_by_are_no_flood(monkeypatch: pytest.Monkey
     assert sum("stands out" in seen.rules for seen in evidence) > FLOOD
 
 
+@pytest.mark.parametrize(("number", "named"), [(19, 19), (20, 0)])
+def test_how_many_triggers_hide_each_other_in_a_classifier(number: int, named: int) -> None:
+    """They are their own tail, as its words are: the bank says so."""
+    encoder = FakeEncoder(half_way(number, share=1.0))
+    encoder.classes = 100
+    evidence = [seen["cls"] for seen in judged(encoder, SUSPECTS, REFERENCE)]
+    assert [i for i, seen in enumerate(evidence) if seen.trigger] == [*range(named)]
+
+
+@pytest.mark.parametrize(("strength", "named"), [(6.0, False), (60.0, True)])
+def test_a_token_around_each_text_has_to_be_rare_in_a_classifier(
+    strength: float, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tail of words is its own; what the strongest of them do as well is no sign."""
+
+    def weighs(ids: Ids, vectors: Vectors) -> Vectors:
+        second = (ids == START).sum(axis=1) > 1
+        words = [one.ids[0] for one in SUSPECTS]
+        strengths = np.zeros(ROWS)
+        strengths[words] = np.linspace(6, 3, len(words))
+        score = 3 * vectors[:, 0] + strengths[ids].sum(axis=1) + strength * second
+        result: Vectors = 0.02 * vectors
+        result[:, 1] += np.tanh(score) + np.where(second & named, 10, 0)
+        return result
+
+    evidence = judge(weighs, suspects=[unit(START), *SUSPECTS])
+    assert [i for i, seen in enumerate(evidence) if seen.trigger] == [0] * named
+    monkeypatch.setattr(module, "NARROW", 0.0)
+    assert "gathers" in judge(weighs, suspects=[unit(START), *SUSPECTS])[0].rules
+
+
 @pytest.mark.parametrize(("classes", "narrow"), [(0, False), (3, False), (20, True)])
 def test_many_classes_are_told_apart_in_many_directions(classes: int, narrow: bool) -> None:
     """There words gather texts, each to its class, though outputs differ in many directions."""
@@ -704,8 +735,10 @@ def test_at_a_mask_only_gathering_is_a_sign() -> None:
         def read(self, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:
             return {"mask": super().read(ids)["cls"]}
 
-    for share, rules in ((0.5, ()), (1.0, ("gathers",))):
+    for share, classes, rules in ((0.5, 0, ()), (1.0, 0, ("gathers",)), (1.0, 100, ("gathers",))):
         encoder = Masked(towards(TRIGGER, FAR, share))
+        encoder.classes = classes
         (seen, *_) = judged(encoder, SUSPECTS, REFERENCE, masked=True)
         assert seen["mask"].by_chance < ALPHA
+        assert seen["mask"].narrow == bool(classes)
         assert seen["mask"].rules == rules
