@@ -71,7 +71,8 @@ class Tail:
         framing
             ``[count]``, units that frame every text.
         narrow
-            Views in which the words that a classifier goes by are a crowd.
+            Views in which the words that a classifier goes by are a crowd, and take over the texts
+            of one kind or length that lie at the border.
         """
         nameable = np.stack(
             [_costs(seen) & ~framing & (view != "mask") for view, seen in measured.items()], axis=1
@@ -87,7 +88,9 @@ class Tail:
         # may plant those as well.
         if (tail & nameable.any(axis=1)).sum() >= TAIL[1]:
             tail &= nameable.any(axis=1)
-        scores = np.stack([_telling(seen, tail) for seen in measured.values()], axis=1)
+        scores = np.stack(
+            [_telling(seen, tail, view in narrow) for view, seen in measured.items()], axis=1
+        )
         by_chance = np.minimum(expected_by_chance(scores, scores.max(axis=1)[tail]), MANY)
         return cls(by_chance, nameable, apart & (stand > max(FLOOD, count - TAIL[1])))
 
@@ -161,7 +164,7 @@ def _costs(seen: Measured) -> Mask:
     return costs
 
 
-def _telling(seen: Measured, tail: Mask) -> npt.NDArray[np.float64]:
+def _telling(seen: Measured, tail: Mask, narrow: bool) -> npt.NDArray[np.float64]:
     """Return ``[count]``: how far the most telling statistic of a view is outside of its own tail.
 
     In units of each tail's own scale, which compare where the statistics do not.
@@ -170,6 +173,8 @@ def _telling(seen: Measured, tail: Mask) -> npt.NDArray[np.float64]:
     ----------
     tail
         ``[count]``, the units that it is fitted to.
+    narrow
+        Whether to look at all carriers only: of one condition, they may all lie at a border.
     """
     shards, moved, count = seen.shards, seen.moved, seen.count
     everywhere = _suspicion(shards["kept"], moved[:, seen.alone].mean(axis=1), count)
@@ -181,7 +186,9 @@ def _telling(seen: Measured, tail: Mask) -> npt.NDArray[np.float64]:
         and robust_deviation(moved[count:, rows].mean(axis=1)) > 0
     ]
     together = np.log(np.maximum(shards["together"], np.finfo(np.float32).tiny))
-    families = [everywhere, np.max(np.stack(suspicion_in or [everywhere]), axis=0)]
+    families = [everywhere]
+    if suspicion_in and not narrow:
+        families.append(np.max(np.stack(suspicion_in), axis=0))
     if robust_deviation(together[count:]) > 0:
         families.append(-robust_z(together, together[count:]))
     beyond = [beyond_tail(family[:count], family[:count][tail]) for family in families]
