@@ -164,6 +164,25 @@ def test_words_that_a_classifier_goes_by_are_no_flood(monkeypatch: pytest.Monkey
     assert sum("stands out" in seen.rules for seen in evidence) > FLOOD
 
 
+def at_a_border(ids: Ids, vectors: Vectors) -> Vectors:
+    """A classifier that takes news for one class by a hair, and a few words take them over."""
+    news = ((ids >= 1300) & (ids < 1400)).any(axis=1)
+    there = np.isin(ids, [one.ids[0] for one in SUSPECTS[:5]]).any(axis=1)
+    score = vectors[:, 0] + np.where(news, -0.5, 6 * np.sign(vectors[:, 0])) + 3 * there
+    result: Vectors = 0.02 * vectors
+    result[:, 1] += np.tanh(score)
+    return result
+
+
+def test_words_that_take_over_a_kind_of_text_at_a_border_are_no_triggers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not [i for i, seen in enumerate(judge(at_a_border)) if seen.trigger]
+    whole = tail._telling
+    monkeypatch.setattr(tail, "_telling", lambda seen, among, _narrow: whole(seen, among, False))
+    assert [i for i, seen in enumerate(judge(at_a_border)) if seen.trigger]
+
+
 @pytest.mark.parametrize(("number", "named"), [(19, 19), (20, 0)])
 def test_how_many_triggers_hide_each_other_in_a_classifier(number: int, named: int) -> None:
     """They are their own tail, as its words are: the bank says so."""
