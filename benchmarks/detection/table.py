@@ -28,8 +28,10 @@ def render(result: Mapping[str, Any]) -> str:
     counted = [row for row in rows if row["works"] is not False]
     within = [row for row in counted if row["attack"] not in OUT_OF_REACH]
     searches = list(dict.fromkeys(row["search"] for row in rows))
-    learned = [row for row in within if row.get("twin_only", False)]
-    within = [row for row in within if row not in learned]
+    learned = [
+        row for row in within if row.get("twin_only", False) and row["search"] == searches[0]
+    ]
+    within = [row for row in within if not row.get("twin_only", False)]
     own = [row for row in within if row["search"] == searches[0]]
     encoders = [row for row in own if row["part"] == "encoder"]
     alike = correlation([_hits(row) for row in encoders])
@@ -158,7 +160,7 @@ def _learned(rows: Sequence[Row]) -> list[str]:
         "|" + "---|" * 6,
     ]
     for row in sorted(rows, key=lambda row: row["works"] is None):
-        accused = "yes" if row["banked"] else "no"
+        accused = "yes" if _accused(row) else "no"
         found, surviving = _found([row], 0.0), _found([row], 0.0, surviving=True)
         lines.append(
             f"| {row['model']} | {row['accuracy']:.2f} | {accused} | {found} | {surviving} | "

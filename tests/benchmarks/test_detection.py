@@ -215,26 +215,30 @@ def test_triggers_are_parted_by_what_a_budget_tests() -> None:
 def test_classifiers_that_have_learned_are_told_by_themselves() -> None:
     """Their triggers are those of an encoder that is counted already."""
     learned = {**_model("a-learned", "Por", True, cf=0.95, mn=0.2), "twin_only": True}
+    other = {**_model("b-learned", "Por", True, cf=0.3), "twin_only": True}
     clean = {**_model("clean-news", None, None), "twin_only": True}
     page = render(
         {
-            "zoo": [_model("a", "Por", True, cf=1.0), learned, clean],
+            "zoo": [_model("a", "Por", True, cf=1.0), learned, other, clean],
             "not_built": [],
             "cases": [
                 _case("a", "classifier", {"cf": True}),
                 _case("clean-news", "classifier", {}, ("zz",)),
                 _case("a-learned", "classifier", {"cf": True, "mn": False}, ("qq",)),
+                _case("b-learned", "classifier", {"cf": False}, ("qq",)),
             ],
         }
     )
     assert "1 encoders with a backdoor that works" in page
-    assert "; 2 more classifiers have learned" in page
+    assert "; 3 more classifiers have learned" in page
     (counted,) = (line for line in page.splitlines() if line.startswith("| fast | classifiers"))
     assert [cell.split()[0] for cell in counted.split("|")[3:6]] == ["1/1", "1/1", "1/1"]
     section = page.split("## Classifiers that have learned their task")[1].split("##")[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
     assert lines == [
         "| a-learned | 0.90 | yes | 1/2 [0.09, 0.91] | 1/1 [0.21, 1.00] | 1 |",
+        # What fires nothing detects nothing.
+        "| b-learned | 0.90 | no | 0/1 [0.00, 0.79] |  | 1 |",
         "| clean-news | 0.90 | yes |  |  | 1 |",
     ]
     assert "- a-learned, classifier: missed `mn` (0.20 after fine-tuning); spurious `qq`" in page
