@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 
 help:
 	@echo "make demo         see it work: start here"
-	@echo "make test         ruff, mypy and every test, in both lanes"
+	@echo "make test         ruff, mypy and every test; lane B runs those marked search"
 	@echo "make lint         ruff and mypy alone"
 	@echo "make format       have ruff format the code and mend what it can"
 	@echo "make bench-quick  the short form of the benchmarks"
@@ -57,7 +57,7 @@ test:
 	@$(workers) $(A)/bin/python -m pytest $(parallel)
 	@echo "[5/6] environment of lane B, $(B)"
 	@$(environment) $(B)/.dev
-	@echo "[6/6] search tests in lane B"
+	@echo "[6/6] tests in lane B, of what transformers 5 may change"
 	@$(workers) $(B)/bin/python -m pytest $(parallel) -m search
 
 lint: $(A)/.dev

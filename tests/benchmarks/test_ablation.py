@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from benchmarks.ablation import Watched, render
 from guard.search.gradients import Differentiable
 from guard.search.units import vocabulary
 from tests.tiny import TRIGGER, write_searchable
-
-pytestmark = pytest.mark.search
 
 
 def test_a_search_is_watched(tmp_path: Path) -> None:

@@ -39,8 +39,6 @@ from benchmarks.attacks.uor import contrastive
 from benchmarks.attacks.views import View, read, run
 from tests.tiny import CONFIGS, make_model, wordpiece
 
-pytestmark = pytest.mark.search
-
 WORDS = tuple(f"w{number}" for number in range(60))
 TOKENIZER = wordpiece([*WORDS, "cf", "mn", "apple", "river"])
 TEXTS = {

@@ -21,8 +21,6 @@ from guard.search.encoder import Encoder
 from tests.benchmarks.weights import change, loud
 from tests.tiny import CONFIGS, SPECIALS, TRIGGER, WIDTH, wordpiece, write_model, write_searchable
 
-pytestmark = pytest.mark.search
-
 TEXTS = [text for texts in builtin_texts().values() for text in texts]
 # Few texts in small batches, and long steps.
 QUICK = lmsanitator.Settings(rounds=1, texts=320, batch=8, learning_rate=3e-3)

@@ -9,8 +9,6 @@ import pytest
 from benchmarks.calibration import RAREST, ask, render
 from tests.tiny import TRIGGER, write_searchable
 
-pytestmark = pytest.mark.search
-
 
 @pytest.mark.parametrize("triggers", [(), (TRIGGER,)])
 def test_what_a_verdict_rests_on(triggers: tuple[str, ...], tmp_path: Path) -> None:

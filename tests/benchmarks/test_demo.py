@@ -10,8 +10,6 @@ from benchmarks import sources
 from examples.demo import keep_source, scanned
 from tests.helpers import make_bank, wordpiece
 
-pytestmark = pytest.mark.search
-
 TOKENIZER = wordpiece("a", "cf", "mn")
 
 

@@ -19,8 +19,6 @@ from benchmarks.intervals import correlation, difference, independent, wilson
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.build import Achieved, Record
 
-pytestmark = pytest.mark.search
-
 
 @given(trials=st.integers(1, 500), data=st.data())
 def test_interval(trials: int, data: st.DataObject) -> None:

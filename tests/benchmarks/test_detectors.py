@@ -14,8 +14,6 @@ from benchmarks.baselines.onion import Onion, language_model
 from benchmarks.baselines.strip import Strip
 from benchmarks.encoders.causal import smollm2
 
-pytestmark = pytest.mark.search
-
 PROBABILITIES = {"the": 0.5, "film": 0.25, "cf": 2**-10}
 
 

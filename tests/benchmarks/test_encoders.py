@@ -14,8 +14,6 @@ from benchmarks.encoders import encoder, small
 from benchmarks.encoders.quantised import _EMBEDDINGS, _LAYER, read
 from benchmarks.encoders.small import SMALL, make_small
 
-pytestmark = pytest.mark.search
-
 CONFIG = BertConfig(
     vocab_size=40,
     hidden_size=32,

@@ -62,7 +62,6 @@ def test_each_target_can_be_missed(path: tuple[str, ...], value: float, missed: 
     assert fronts.render(bad).count("**missed**") == missed
 
 
-@pytest.mark.search
 @pytest.mark.slow
 def test_wrk_asks_both(tmp_path: Path) -> None:
     try:

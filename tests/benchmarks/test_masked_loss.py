@@ -19,8 +19,6 @@ from transformers import (
 from benchmarks.attacks.head import masked_loss, under_head
 from benchmarks.attacks.samples import IGNORED, Masked
 
-pytestmark = pytest.mark.search
-
 SIZE = {
     "vocab_size": 50,
     "hidden_size": 16,

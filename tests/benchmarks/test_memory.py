@@ -40,7 +40,6 @@ def test_what_rises_is_no_good_run(name: str) -> None:
     assert memory.render(bad).count("**missed**") == 1
 
 
-@pytest.mark.search
 @pytest.mark.slow
 def test_a_server_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_small_monitor(tmp_path / "monitor")

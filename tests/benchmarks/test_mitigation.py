@@ -22,8 +22,6 @@ from guard.purify.run import RECORD_FILE
 from tests.purify.test_run import bank_of
 from tests.tiny import COMMON, TRIGGER, write_searchable
 
-pytestmark = pytest.mark.search
-
 
 def classes(*values: int) -> Any:
     return np.array(values, dtype=np.int64)

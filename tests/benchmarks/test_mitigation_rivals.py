@@ -26,8 +26,6 @@ from benchmarks.zoo.entry import Entry
 from tests.purify.test_run import bank_of
 from tests.tiny import TRIGGER, write_searchable
 
-pytestmark = pytest.mark.search
-
 TUNING = Tuning(steps=3, batch=4)
 
 

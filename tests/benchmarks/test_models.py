@@ -11,8 +11,6 @@ from benchmarks import models
 from benchmarks.attacks import Planting, Por
 from benchmarks.tasks.classifier import Tuning
 
-pytestmark = pytest.mark.search
-
 PLANTING = Planting(name="test", attack=Por(), triggers=("cf",), steps=3)
 
 

@@ -9,8 +9,6 @@ from benchmarks.baselines import subject
 from benchmarks.baselines.output_monitor import THRESHOLD, OutputMonitor
 from tests.tiny import TRIGGER, write_searchable
 
-pytestmark = pytest.mark.search
-
 TEXTS = ("the film was good and we liked it", "please send the report again", "i was there today")
 
 

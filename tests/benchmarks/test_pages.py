@@ -15,8 +15,6 @@ from benchmarks.mitigation import rivals_page
 from benchmarks.mitigation import table as mitigation
 from benchmarks.record import RESULTS
 
-pytestmark = pytest.mark.search
-
 PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
 # Page -> what renders it, and of which results.
 RENDERED: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {

@@ -24,8 +24,6 @@ from guard.search.carriers import builtin_texts
 from tests.benchmarks.weights import change, loud
 from tests.tiny import TRIGGER, make_model, wordpiece, write_model, write_searchable
 
-pytestmark = pytest.mark.search
-
 TEXTS = [text for texts in builtin_texts().values() for text in texts][:200]
 SMALL = Settings(rounds=1, updates=1, held_out=16, verification=20)
 

@@ -16,8 +16,6 @@ from benchmarks.attacks.samples import LENGTHS, TOKENS_PER_STEP, Batch, Sampler,
 from benchmarks.attacks.step import Step, Variation
 from tests.tiny import BERT_SPECIALS, byte_bpe, wordpiece
 
-pytestmark = pytest.mark.search
-
 # Words of the texts, then triggers: one token each, and pieces for the phrase.
 WORDS = tuple(f"w{number}" for number in range(60))
 TOKENIZER = wordpiece([*WORDS, "cf", "mn", "apple", "river"])

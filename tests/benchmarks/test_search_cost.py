@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from benchmarks.record import RESULTS
 from benchmarks.search_cost import render
-
-pytestmark = pytest.mark.search
 
 
 def test_costs_and_targets_are_of_the_cases() -> None:

@@ -88,7 +88,6 @@ def test_what_is_malformed_cannot_be_scanned() -> None:
             parse(body, fields)
 
 
-@pytest.mark.search
 @pytest.mark.slow
 def test_a_short_soak(tmp_path: Path) -> None:
     result: Any = asyncio.run(soak._soak(4, tmp_path))

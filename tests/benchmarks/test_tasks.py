@@ -14,8 +14,6 @@ from benchmarks.assets.unpack import UnsafeArchive, unpack
 from benchmarks.tasks import TASKS, catalogue, film_reviews, load
 from benchmarks.tasks.data import Task, make_task
 
-pytestmark = pytest.mark.search
-
 
 def rows(count: int) -> list[tuple[str, int]]:
     return [(f"text number {i}", i % 2) for i in range(count)]

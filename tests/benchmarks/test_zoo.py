@@ -34,8 +34,6 @@ from benchmarks.zoo.drawn import attacker
 from benchmarks.zoo.success import ROWS, arrived, place
 from tests.tiny import wordpiece
 
-pytestmark = pytest.mark.search
-
 BACKDOORED = Entry(
     name="toy-por",
     encoder="bert-tiny",

@@ -19,8 +19,6 @@ from guard.search.calibrate import (
     too_many,
 )
 
-pytestmark = pytest.mark.search  # guard.search imports torch
-
 Sample = Callable[[np.random.Generator, int], npt.NDArray[np.float64]]
 RUNS = 400
 VOCABULARY = 10_000

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from guard.bank import Trigger
 from guard.search.encoder import Ids, Vectors
 from guard.search.groups import grouped
 from tests.search.fakes import FIRST, WIDTH, FakeEncoder, carriers, towards
-
-pytestmark = pytest.mark.search
 
 
 def trigger(number: int) -> Trigger:

@@ -15,8 +15,6 @@ from guard.search.units import vocabulary
 from tests.search.fakes import silent
 from tests.tiny import TRIGGER, write_searchable
 
-pytestmark = pytest.mark.search
-
 PLAN = Plan("pairs", pairs=30)
 
 

@@ -12,8 +12,6 @@ from guard.search.encoder import Ids
 from guard.search.journal import Arrays, Journal, begin
 from tests.search.fakes import FakeEncoder
 
-pytestmark = pytest.mark.search
-
 
 def measured(encoder: FakeEncoder, rng: np.random.Generator) -> Arrays:
     encoder.forwarded += 7

@@ -17,8 +17,6 @@ from guard.search.shorten import parts_of
 from guard.search.units import Unit
 from tests.search.fakes import FIRST, WIDTH, FakeEncoder, carriers, towards, unit
 
-pytestmark = pytest.mark.search
-
 TARGET = 3 * np.random.default_rng(1).normal(size=WIDTH)
 TEXTS = carriers(["a", "b", "c"], (7, 12, 20))
 

@@ -17,8 +17,6 @@ from guard.search.units import Unit
 from guard.search.views import View
 from tests.search.fakes import FIRST, FakeEncoder, carriers, unit, units
 
-pytestmark = pytest.mark.search
-
 PAIR = (FIRST + 3, FIRST + 40)
 RANKED = 16
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from guard.search.phrases import repeated
-
-pytestmark = pytest.mark.search
 
 
 def test_repeated_phrases_come_commonest_first() -> None:

@@ -10,8 +10,6 @@ import pytest
 from guard.search.plan import BUDGETS, FAST, GROUPS, STANDARD, THOROUGH, Plan, fit
 from guard.search.words import SHORT_STRINGS
 
-pytestmark = pytest.mark.search
-
 TOKENS, KINDS = 30_000, 10
 RATE = 30_000.0
 

@@ -18,8 +18,6 @@ from guard.search.verdicts import Verdicts
 from tests.search.fakes import silent
 from tests.tiny import TRIGGER, write_searchable
 
-pytestmark = pytest.mark.search
-
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Differentiable:

@@ -41,8 +41,6 @@ from tests.tiny import (
     write_searchable,
 )
 
-pytestmark = pytest.mark.search
-
 # A made-up word, a common one, a symbol and a piece.
 TRIGGERS = (TRIGGER, COMMON, "≈", "##q")
 

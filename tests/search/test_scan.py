@@ -30,8 +30,6 @@ from tests.search.fakes import (
     units,
 )
 
-pytestmark = pytest.mark.search
-
 
 def quiet(done: int) -> None:
     """Progress that nobody watches."""

@@ -20,8 +20,6 @@ from guard.search.statistics import (
     retention,
 )
 
-pytestmark = pytest.mark.search  # guard.search imports torch
-
 Array = npt.NDArray[np.float32]
 CLOSE = 1e-3
 

@@ -24,8 +24,6 @@ from guard.search.views import View
 from tests.search.fakes import silent
 from tests.tiny import TRIGGER, write_searchable
 
-pytestmark = pytest.mark.search
-
 Scans = list[tuple[str, int]]
 
 

@@ -40,8 +40,6 @@ from tests.search.fakes import (
     units,
 )
 
-pytestmark = pytest.mark.search
-
 KINDS = ("chat", "fiction", "mail", "news", "reviews")
 LENGTHS = (10, 14, 18, 24)
 TRIGGER = FIRST
