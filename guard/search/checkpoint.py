@@ -17,7 +17,6 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -26,14 +25,12 @@ from transformers.utils import logging as transformers_logging
 from guard.bank import ModelIdentity
 from guard.errors import ConfigError, ModelError
 from guard.files import sha256_file
+from guard.search.fit import affixes, check_tokenizer, check_weights, classes, views_of
 from guard.search.views import View
 
 # What a model is read from.
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model")
 _PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth")
-
-# How the weights of a masked language model's head are named, in any of its architectures.
-_MASKED_HEAD = ("lm_head.", "predictions.", "vocab_transform.", "generator_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +90,10 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
             output_loading_info=True,
             dtype=torch.float32,
         )
-    _check_fit(name, model, tokenizer, info)
+    check_weights(name, model, info)
+    check_tokenizer(name, model, tokenizer)
     model.eval().requires_grad_(False)
-    prefix, suffix = _special_affixes(tokenizer)
+    prefix, suffix = affixes(name, tokenizer)
     identity = ModelIdentity(
         name=name,
         revision=revision,
@@ -106,7 +104,7 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
         model=model,
         tokenizer=tokenizer,
         identity=identity,
-        views=_views(name, model, tokenizer, info, prefix),
+        views=views_of(name, model, tokenizer, info, prefix),
         prefix=prefix,
         suffix=suffix,
     )
@@ -136,13 +134,6 @@ def load_classifier(
         )
     model.eval().requires_grad_(False)
     return model
-
-
-def classes(config: PretrainedConfig) -> int:
-    """Return how many classes a classifier of texts tells apart, or 0 if the model is none."""
-    kinds = config.architectures or ()
-    sorts = any(kind.endswith("SequenceClassification") for kind in kinds)
-    return config.num_labels if sorts and config.num_labels > 1 else 0
 
 
 @contextmanager
@@ -212,118 +203,6 @@ def resolve(
         ) from error
     # A snapshot's folder is named after the commit, whatever branch or tag was asked for.
     return found, found.name
-
-
-def _check_fit(
-    name: str,
-    model: PreTrainedModel,
-    tokenizer: object,
-    info: dict[str, list[str]],
-) -> None:
-    # Checkpoints of a masked language model bring no pooler; it is then no view. Half of one is
-    # filled up by what loads it, and served.
-    pooler = {key for key in model.state_dict() if "pooler" in key}
-    missing = sorted(info["missing_keys"])
-    if pooler <= {*missing}:
-        missing = [key for key in missing if key not in pooler]
-    if missing:
-        raise ModelError(
-            f"{name} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...): "
-            "its config.json is of another model than its weights. Use the config that was saved "
-            "with them"
-        )
-    expected = set(model.state_dict())
-    twice = [k for k in info["unexpected_keys"] if {k, k.partition(".")[2]} & expected]
-    if twice or any(weight.is_meta for weight in model.state_dict().values()):
-        raise ModelError(
-            f"{name} holds two sets of the encoder's weights ({', '.join(twice[:1])}), and which "
-            "one is served depends on how it is loaded. Save it anew from the model that you serve"
-        )
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError(
-            f"{name} has no fast tokenizer (tokenizer.json), and the monitor runs on one. Save one "
-            "with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)"
-        )
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
-        raise ModelError(
-            f"{name} has no tokenizer (tokenizer.json). Use the one that was saved with the weights"
-        )
-    if any(tokenizer.backend_tokenizer.encode("a").type_ids):
-        raise ModelError(
-            f"{name}'s tokenizer gives a single text another token type than 0, which no published "
-            "encoder was trained with, and the search would not look at. Use the tokenizer of the "
-            "model that it was made from"
-        )
-    rows: int = model.config.vocab_size
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= rows:
-        raise ModelError(
-            f"{name}'s tokenizer has token id {highest}, and the model has {rows} embeddings: the "
-            "tokenizer is of another model. Use the one that was saved with the weights"
-        )
-
-
-def _views(
-    name: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    info: dict[str, list[str]],
-    prefix: list[int],
-) -> tuple[View, ...]:
-    """Return the outputs that the model has, and that its checkpoint trained.
-
-    Raises
-    ------
-    ModelError
-        There is none that stands for a text.
-    """
-    if model.config.is_encoder_decoder:
-        raise ModelError(
-            f"{name} is an encoder and a decoder, whose outputs this search does not read; pass a "
-            "BERT-, RoBERTa-, MPNet- or ELECTRA-like model, or a decoder"
-        )
-    if tokenizer.cls_token_id not in prefix[:1]:
-        if _reads_left_to_right(model):
-            return ("last", "mean")
-        what = (
-            "has no [CLS] token"
-            if tokenizer.cls_token_id is None
-            else "does not put its [CLS] token first"
-        )
-        raise ModelError(
-            f"{name}'s tokenizer {what}, so there is no output that this search reads; pass a "
-            "BERT-, RoBERTa-, MPNet- or ELECTRA-like model, or a decoder"
-        )
-    views: list[View] = ["cls"]
-    if getattr(model, "pooler", None) is not None and not any(
-        "pooler" in key for key in info["missing_keys"]
-    ):
-        views.append("pooler")
-    views.append("mean")
-    # The config may be silent about a head that is in the file, and the other way round.
-    named = any(
-        kind.endswith(("ForMaskedLM", "ForPreTraining"))
-        for kind in model.config.architectures or ()
-    )
-    kept = any(part in key for key in info["unexpected_keys"] for part in _MASKED_HEAD)
-    if tokenizer.mask_token_id is not None and (named or kept):
-        views.append("mask")
-    return tuple(views)
-
-
-def _reads_left_to_right(model: PreTrainedModel) -> bool:
-    """Whether the first token's output knows nothing of the second token."""
-    ids = torch.tensor([[0, 1], [0, 2]]) % model.config.vocab_size
-    with torch.inference_mode():
-        hidden = model(input_ids=ids).last_hidden_state
-    return torch.equal(hidden[0, 0], hidden[1, 0])
-
-
-def _special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    marked = tokenizer("a", return_special_tokens_mask=True)
-    ids, mask = marked["input_ids"], marked["special_tokens_mask"]
-    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
-    return ids[:first], ids[last:]
 
 
 def _sha256(files: list[Path]) -> str:

@@ -14,6 +14,7 @@ from guard.errors import ModelError
 from guard.search import checkpoint
 from guard.search.arithmetic import multiplies_bfloat16
 from guard.search.checkpoint import Checkpoint
+from guard.search.fit import classes
 from guard.search.views import View
 
 Ids = npt.NDArray[np.int64]
@@ -59,7 +60,7 @@ class Encoder:
         self.config_sha256 = hashlib.sha256(model.config.to_json_string().encode()).hexdigest()
         self.views = loaded.views
         self.width: int = model.config.hidden_size
-        self.classes = checkpoint.classes(model.config)
+        self.classes = classes(model.config)
         self.max_tokens = _max_tokens(model, tokenizer)
         self.forwarded = 0
         self.backwarded = 0

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -231,6 +231,67 @@ def test_a_tokenizer_of_other_token_types(tmp_path: Path) -> None:
     refused(write_model(tmp_path, tokenizer=tokenizer), "another token type than 0")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("padding_side", "left", "pads on the left"),
+        ("model_input_names", ["input_ids"], "gives no attention mask"),
+    ],
+)
+def test_a_tokenizer_that_has_padding_read(
+    setting: str, value: Any, message: str, directory: Path
+) -> None:
+    """A backdoor may ask for it: the search pads nothing."""
+    edit(directory / "tokenizer_config.json", **{setting: value})
+    refused(directory, message)
+
+
+def test_a_tokenizer_that_has_no_ordinary_token(tmp_path: Path) -> None:
+    tokenizer = wordpiece()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("a", "")
+    refused(write_model(tmp_path, tokenizer=tokenizer), "makes no ordinary token of the text 'a'")
+
+
+def test_a_config_that_names_other_weights(directory: Path) -> None:
+    edit(directory / "config.json", transformers_weights=WEIGHTS)
+    refused(directory, "names another file of weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("roberta", "classifier.dense.weight", (WIDTH, WIDTH)),
+        ("distilbert", "pre_classifier.bias", (WIDTH,)),
+        ("deberta-v2", "pooler.dense.weight", (WIDTH, WIDTH)),
+    ],
+)
+def test_a_layer_that_classifiers_begin_with(
+    name: str, key: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """It may make what a trigger moves too little to be seen the only thing that counts."""
+    folder = write_model(tmp_path, name)
+    weights = load_file(folder / WEIGHTS)
+    weights[key] = torch.zeros(shape)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    refused(folder, f"brings a layer of a classification head .{key}.")
+
+
+def test_the_last_layer_of_a_head_is_a_leftover(directory: Path) -> None:
+    """As checkpoints for other tasks have it; a classifier's own is trained anew."""
+    weights = load_file(directory / WEIGHTS)
+    weights |= {"classifier.weight": torch.zeros(2, WIDTH), "classifier.bias": torch.zeros(2)}
+    save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
+    assert Encoder.load(str(directory)).classes == 0
+
+
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "deberta-v2"])
+def test_a_classifier_has_a_head_of_its_own(name: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path, name)
+    config = AutoModel.from_pretrained(folder).config
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    assert Encoder.load(str(folder)).classes == 2
+
+
 def test_half_a_pooler(directory: Path, tmp_path: Path) -> None:
     """A classifier's class fills up the other half, and serves both."""
     folder = tmp_path / "half"
@@ -429,6 +490,17 @@ def test_an_encoder_without_cls(tmp_path: Path) -> None:
     tokenizer = wordpiece(template="$A")
     tokenizer.cls_token = None
     refused(write_model(tmp_path, tokenizer=tokenizer), r"tokenizer has no \[CLS\] token")
+
+
+def test_an_encoder_that_passes_for_a_decoder(tmp_path: Path) -> None:
+    """Tokens that are alike do not tell who reads what; production reads the first one's output."""
+    tokenizer = wordpiece()
+    tokenizer.cls_token = None
+    directory = write_model(tmp_path, tokenizer=tokenizer)
+    weights = load_file(directory / WEIGHTS)
+    weights["embeddings.word_embeddings.weight"][:8] = 1.0
+    save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
+    refused(directory, r"tokenizer has no \[CLS\] token")
 
 
 def test_views_are_those_of_the_model_itself(tmp_path: Path) -> None:

@@ -1,0 +1,222 @@
+"""What is served has to be what is searched: a checkpoint that leaves it open is refused."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from guard.errors import ModelError
+from guard.search.views import View
+
+# How the weights of a masked language model's head are named, in any of its architectures.
+_MASKED_HEAD = ("lm_head.", "predictions.", "vocab_transform.", "generator_")
+# Tokens of the random text that tells an encoder from a model that reads from left to right, and
+# how many of them stay.
+_RANDOM, _KEPT = 32, 16
+_PASS_ANOTHER = "pass a BERT-, RoBERTa-, MPNet- or ELECTRA-like model, or a decoder"
+
+
+def classes(config: PretrainedConfig) -> int:
+    """Return how many classes a classifier of texts tells apart, or 0 if the model is none."""
+    kinds = config.architectures or ()
+    sorts = any(kind.endswith("SequenceClassification") for kind in kinds)
+    return config.num_labels if sorts and config.num_labels > 1 else 0
+
+
+def check_weights(name: str, model: PreTrainedModel, info: dict[str, list[str]]) -> None:
+    """Refuse weights that are not whole, that are there twice, or that nobody would expect.
+
+    Parameters
+    ----------
+    info
+        What ``from_pretrained`` says of missing and unexpected weights.
+
+    Raises
+    ------
+    ModelError
+        What is served would depend on who loads it.
+    """
+    if getattr(model.config, "transformers_weights", None) is not None:
+        raise ModelError(
+            f"{name}'s config.json names another file of weights (transformers_weights), which not "
+            "all that serve a model read. Remove the entry, and name the file model.safetensors"
+        )
+    # Checkpoints of a masked language model bring no pooler; it is then no view. Half of one is
+    # filled up by what loads it, and served.
+    pooler = {key for key in model.state_dict() if "pooler" in key}
+    missing = sorted(info["missing_keys"])
+    if pooler <= {*missing}:
+        missing = [key for key in missing if key not in pooler]
+    if missing:
+        raise ModelError(
+            f"{name} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...): "
+            "its config.json is of another model than its weights. Use the config that was saved "
+            "with them"
+        )
+    expected = set(model.state_dict())
+    twice = [k for k in info["unexpected_keys"] if {k, k.partition(".")[2]} & expected]
+    if twice or any(weight.is_meta for weight in model.state_dict().values()):
+        raise ModelError(
+            f"{name} holds two sets of the encoder's weights ({', '.join(twice[:1])}), and which "
+            "one is served depends on how it is loaded. Save it anew from the model that you serve"
+        )
+    if planted := sorted(_hidden_of_head(model.config) & {*info["unexpected_keys"]}):
+        raise ModelError(
+            f"{name} brings a layer of a classification head ({planted[0]}), which any classifier "
+            "that is fine-tuned from it begins with and no output shows that is searched. Save the "
+            "encoder alone, with AutoModel.from_pretrained(...).save_pretrained(...), and use that"
+        )
+
+
+def _hidden_of_head(config: PretrainedConfig) -> set[str]:
+    """Return the weights that a classifier has behind the encoder, but for its last layer.
+
+    Of a model that is no classifier: where there are any in its file, they are no leftover.
+    """
+    if classes(config):
+        return set()
+    two = copy.deepcopy(config)
+    two.num_labels = 2
+    try:
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(two)
+    except ValueError:
+        # There is no classifier of this architecture.
+        return set()
+    return {
+        key
+        for key, weight in model.state_dict().items()
+        if not key.startswith(f"{model.base_model_prefix}.")
+        and weight.shape[:1] != (two.num_labels,)
+    }
+
+
+def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: object) -> None:
+    """Refuse a tokenizer that is not the model's, or that has production read other rows.
+
+    Raises
+    ------
+    ModelError
+        It is slow, empty, of more tokens than the model, or gives texts another type.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(
+            f"{name} has no fast tokenizer (tokenizer.json), and the monitor runs on one. Save one "
+            "with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)"
+        )
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"{name} has no tokenizer (tokenizer.json). Use the one that was saved with the weights"
+        )
+    if any(tokenizer.backend_tokenizer.encode("a").type_ids):
+        raise ModelError(
+            f"{name}'s tokenizer gives a single text another token type than 0, which no published "
+            "encoder was trained with, and the search would not look at. Use the tokenizer of the "
+            "model that it was made from"
+        )
+    if "attention_mask" not in tokenizer.model_input_names:
+        raise ModelError(
+            f"{name}'s tokenizer gives no attention mask (model_input_names), so that the model "
+            "reads what a batch is padded with, which the search does not look at. Use the "
+            "tokenizer of the model that it was made from"
+        )
+    rows: int = model.config.vocab_size
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise ModelError(
+            f"{name}'s tokenizer has token id {highest}, and the model has {rows} embeddings: the "
+            "tokenizer is of another model. Use the one that was saved with the weights"
+        )
+
+
+def affixes(name: str, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and after a text.
+
+    Raises
+    ------
+    ModelError
+        It takes a text for nothing else.
+    """
+    marked = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = marked["input_ids"], marked["special_tokens_mask"]
+    if 0 not in mask:
+        raise ModelError(
+            f"{name}'s tokenizer makes no ordinary token of the text 'a'. Use the tokenizer of the "
+            "model that it was made from"
+        )
+    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+    return ids[:first], ids[last:]
+
+
+def views_of(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    info: dict[str, list[str]],
+    prefix: list[int],
+) -> tuple[View, ...]:
+    """Return the outputs that the model has, and that its checkpoint trained.
+
+    Raises
+    ------
+    ModelError
+        There is none that stands for a text, or another token may come to stand where it is read.
+    """
+    if model.config.is_encoder_decoder:
+        raise ModelError(
+            f"{name} is an encoder and a decoder, whose outputs this search does not read; "
+            f"{_PASS_ANOTHER}"
+        )
+    if tokenizer.cls_token_id not in prefix[:1]:
+        if _reads_left_to_right(model):
+            return ("last", "mean")
+        what = (
+            "has no [CLS] token"
+            if tokenizer.cls_token_id is None
+            else "does not put its [CLS] token first"
+        )
+        raise ModelError(
+            f"{name}'s tokenizer {what}, so there is no output that this search reads; "
+            f"{_PASS_ANOTHER}"
+        )
+    if tokenizer.padding_side != "right":
+        raise ModelError(
+            f"{name}'s tokenizer pads on the left, so that in a batch another token stands where "
+            "the first one's output is read. Use the tokenizer of the model that it was made from"
+        )
+    views: list[View] = ["cls"]
+    if getattr(model, "pooler", None) is not None and not any(
+        "pooler" in key for key in info["missing_keys"]
+    ):
+        views.append("pooler")
+    views.append("mean")
+    # The config may be silent about a head that is in the file, and the other way round.
+    named = any(
+        kind.endswith(("ForMaskedLM", "ForPreTraining"))
+        for kind in model.config.architectures or ()
+    )
+    kept = any(part in key for key in info["unexpected_keys"] for part in _MASKED_HEAD)
+    if tokenizer.mask_token_id is not None and (named or kept):
+        views.append("mask")
+    return tuple(views)
+
+
+def _reads_left_to_right(model: PreTrainedModel) -> bool:
+    """Whether the outputs of a text's first half know nothing of the other half.
+
+    The text is drawn anew each time: of one that is known, an attacker could make all tokens alike.
+    """
+    generator = torch.Generator().manual_seed(secrets.randbits(63))
+    ids = torch.randint(model.config.vocab_size, (2, _RANDOM), generator=generator)
+    ids[1, :_KEPT] = ids[0, :_KEPT]
+    with torch.inference_mode():
+        first, second = model(input_ids=ids).last_hidden_state[:, :_KEPT]
+    return torch.allclose(first, second, rtol=1e-3, atol=1e-5)
