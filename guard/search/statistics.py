@@ -24,9 +24,11 @@ def retention(outputs: Array, untouched: Array) -> Array:
     ``sum_r <z_r(v) - mean z(v), z_r - mean z> / sum_r |z_r - mean z|^2``: 1 where the unit changes
     nothing or only shifts all outputs alike, 0 where the text no longer matters.
     """
-    centred = untouched - untouched.mean(axis=0)
-    # The centred right side sums to zero, so the mean of the left side drops out.
-    shared: Array = np.einsum("nrd,rd->n", outputs, centred, optimize=True)
+    mean = untouched.mean(axis=0)
+    centred = untouched - mean
+    # The centred right side sums to zero but for rounding, which an axis of the output that is
+    # large and never varies would multiply: it is taken off the left side as well.
+    shared: Array = np.einsum("nrd,rd->n", outputs - mean, centred, optimize=True)
     shared /= max(np.square(centred).sum(), np.finfo(np.float32).tiny)
     return shared
 

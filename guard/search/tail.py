@@ -137,17 +137,19 @@ def _one_of_each(units: Sequence[Unit], expected: npt.NDArray[np.float64]) -> li
 
 
 def _apart(seen: Measured) -> Mask:
-    """Return ``[count]``: which units keep less and move the output further than all others.
+    """Return ``[count]``: which units take the output further than all others, and what it costs.
 
-    Less than `KEPT` of what the median reference unit keeps, and further than three deviations of
-    their logarithms: by the furthest, one that was planted to go far would hide a crowd.
+    Further than three deviations of the reference units' logarithms: by the furthest, one that was
+    planted to go far would hide a crowd. And they keep less than `KEPT` of what the median
+    reference unit keeps, or take the texts as they are further than `FAR`.
     """
     kept, moved, count = seen.shards["kept"], seen.moved[:, seen.alone].mean(axis=1), seen.count
     far = np.log(np.maximum(moved, np.finfo(np.float32).tiny))
     # Those may be alike, without a deviation to divide by: texts that hold a trigger are moved by
     # nothing else.
     furthest = np.median(far[count:]) + _DEVIATIONS * robust_deviation(far[count:])
-    apart: Mask = (kept[:count] < KEPT * np.median(kept[count:])) & (far[:count] > furthest)
+    costs = (kept[:count] < KEPT * np.median(kept[count:])) | (seen.shards["shifted"][:count] > FAR)
+    apart: Mask = costs & (far[:count] > furthest)
     return apart
 
 

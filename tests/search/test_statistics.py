@@ -72,6 +72,17 @@ def test_output_shifted_by_a_constant(case: tuple[Array, Array], shift: float) -
     )
 
 
+@pytest.mark.parametrize("constant", [0.0, 1e3, 1e4])
+def test_an_axis_that_never_varies_keeps_nothing(constant: float) -> None:
+    """Who makes one large would add what rounding leaves of it to the retention of all units."""
+    rng = np.random.default_rng(0)
+    untouched = rng.normal(size=(37, 64)).astype(np.float32)
+    untouched[:, :8] = constant + 0.37
+    outputs = (0.25 * untouched)[np.newaxis].copy()
+    outputs[..., :8] = constant + 0.37
+    assert retention(outputs, untouched) == pytest.approx(0.25, abs=0.01)
+
+
 @given(cases(), st.floats(0, 1))
 def test_retention_is_the_slope(case: tuple[Array, Array], kept: float) -> None:
     outputs, untouched = case

@@ -700,6 +700,24 @@ def test_what_keeps_the_text_and_stays_among_texts_is_no_trigger(
     assert seen.rules == rules
 
 
+@pytest.mark.parametrize("number", [1, 19, 25, 45])
+def test_triggers_that_leave_the_text_as_it_is_do_not_hide_each_other(number: int) -> None:
+    """Each takes all texts one way, further than texts are apart."""
+    texts = carriers(KINDS, LENGTHS, seed=0)
+    untouched = outputs_of(FakeEncoder(), texts)["cls"]
+    natural, centre = natural_distance(untouched), untouched.mean(axis=0)
+    step = (2 * natural * FAR / np.linalg.norm(FAR)).astype(np.float32)
+    planted = [one.ids[0] for one in SUSPECTS[:number]]
+
+    def change(ids: Ids, vectors: Vectors) -> Vectors:
+        there = np.isin(ids, planted).any(axis=1, keepdims=True)
+        return np.where(there, 0.8 * (vectors - centre) + centre + step, vectors)
+
+    evidence = judge(change)
+    assert [i for i, seen in enumerate(evidence) if seen.trigger] == [*range(number)]
+    assert min(seen.retention for seen in evidence[:number]) > KEPT
+
+
 @pytest.mark.parametrize("decoys", [20, 40, 80])
 def test_units_that_only_go_far_do_not_hide_one_that_goes_half_way(decoys: int) -> None:
     """An attacker plants decoys, which are no triggers and are never named, to be its tail.
