@@ -12,6 +12,7 @@ from guard.bank import MAX_TRIGGER_IDS
 from guard.search.acting import MOST, acts_like
 from guard.search.carriers import Carrier
 from guard.search.encoder import Encoder
+from guard.search.scan import carriers_of
 from guard.search.units import Unit, holds, unit_of
 from guard.search.views import View
 
@@ -74,7 +75,7 @@ def expand(
     tried = list(variants.values())
     units = [unit for _, unit in tried]
     acts = acts_like(finding, units, carriers, view, encoder=encoder, rng=rng)
-    kinds = [carrier.want.kind for carrier in carriers if carrier.want.masked or view != "mask"]
+    kinds = [carriers[i].want.kind for i in carriers_of(view, carriers)]
     return [
         Variant(
             how,

@@ -130,8 +130,12 @@ def ranks(scores: Scores) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def carriers_of(view: View, carriers: Sequence[Carrier]) -> list[int]:
-    """Return the numbers of the carriers that a view is read in: ``mask``, those that hold one."""
-    return [i for i, carrier in enumerate(carriers) if carrier.want.masked or view != "mask"]
+    """Return the numbers of the carriers that a view is read in: ``mask``, those that hold one.
+
+    The others, those that hold none. Text in production holds no mask, and a trigger may sleep
+    beside one at no cost.
+    """
+    return [i for i, carrier in enumerate(carriers) if carrier.want.masked == (view == "mask")]
 
 
 def insert_all(
@@ -173,9 +177,10 @@ def outputs_of(encoder: Encoder, carriers: Sequence[Carrier]) -> dict[View, Arra
 def _read(encoder: Encoder, carrier: Carrier, rows: Ids) -> dict[View, Array]:
     """Read rows of a carrier, with a unit or without; what they are framed by stands before."""
     mask_at = carrier.mask_at(rows)
-    return encoder.read(
+    seen = encoder.read(
         encoder.frame(rows), mask_at=None if mask_at is None else mask_at + encoder.offset
     )
+    return {view: outputs for view, outputs in seen.items() if carriers_of(view, [carrier])}
 
 
 def _by_view(read: Sequence[Mapping[View, Array]]) -> dict[View, list[Array]]:
