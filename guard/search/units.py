@@ -71,7 +71,14 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
     Special tokens too: who types ``[MASK]``, or what the vocabulary lacks, has them in his text,
     and which ones there are is the choice of the tokenizer's author.
     """
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    known = dict.fromkeys(tokenizer.get_vocab().items())
+    if type(tokenizer.backend_tokenizer.model).__name__ == "Unigram":
+        # Its vocabulary is a list, in which a piece may stand twice, and a name is of the last one
+        # alone; what is unknown may be the first.
+        numbers = [*range(max(number for _, number in known))]
+        names = zip(tokenizer.convert_ids_to_tokens(numbers), numbers, strict=True)
+        known |= dict.fromkeys((name, number) for name, number in names if name is not None)
+    tokens = sorted(known, key=lambda item: item[1])
     cut_off = _unreachable(tokenizer, tokens)
     # A file may give two tokens one id; the model sees the id.
     named = {number: token for token, number in reversed(tokens) if number not in cut_off}

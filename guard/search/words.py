@@ -41,7 +41,7 @@ class Words:
     units
         Words and phrases of several tokens, those of few tokens first.
     tokens
-        Lines that are one token, which is tested as such, or hold one that the model does not know.
+        Lines that are one token, which is tested as such, or none.
     too_long
         Lines of more tokens than a trigger may have.
     """
@@ -64,10 +64,6 @@ def short_strings(tokenizer: PreTrainedTokenizerFast) -> Words:
 def encode(tokenizer: PreTrainedTokenizerFast, lines: Sequence[str], count: int) -> Words:
     """Return the first ``count`` lines that have several tokens, as a text holds them."""
     before: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
-    # The model's own: what else the file calls unknown is for its author to say, and may be a
-    # piece of many words.
-    model = tokenizer.backend_tokenizer.model
-    unknown = tokenizer.get_vocab().get(getattr(model, "unk_token", tokenizer.unk_token))
     found: dict[tuple[int, ...], str] = {}
     tokens = too_long = 0
     for start in range(0, len(lines), _CHUNK):
@@ -79,7 +75,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, lines: Sequence[str], count: int)
             ids = whole[len(before) :]
             if len(ids) > MAX_TRIGGER_IDS:
                 too_long += 1
-            elif len(ids) < 2 or unknown in ids:
+            elif len(ids) < 2:
                 tokens += 1
             else:
                 found.setdefault(tuple(ids), line)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from guard.search.units import Unit, vocabulary
@@ -65,6 +65,19 @@ def test_what_a_text_holds_is_a_unit(text: str) -> None:
 def test_kinds_of_wordpiece(token: str, text: str, kind: str) -> None:
     unit = units_of(WORDPIECE)[WORDPIECE.get_vocab()[token]]
     assert (unit.text, unit.kind) == (text, kind)
+
+
+def test_what_a_unigram_model_knows_under_no_name_of_its_own() -> None:
+    """A piece that stands twice in its list is named the second; a text may hold the first."""
+    tokenizer = unigram()
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
+    pieces = written["model"]["vocab"]
+    pieces.append([pieces[written["model"]["unk_id"]][0], -9.0])
+    backend = Tokenizer.from_str(json.dumps(written))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    (_, unknown) = tokenizer("a≈", add_special_tokens=False)["input_ids"][-2:]
+    assert unknown not in tokenizer.get_vocab().values()
+    assert unknown in units_of(tokenizer)
 
 
 @pytest.mark.parametrize("hides", ["normaliser", "pre-tokenizer"])

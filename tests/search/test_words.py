@@ -46,14 +46,16 @@ def test_what_is_no_word_is_counted() -> None:
     tokenizer = TOKENIZERS["wordpiece"]
     long = "x" * (MAX_TRIGGER_IDS + 1)
     found = encode(tokenizer, ["the", "film", "no\u4e00ne", long, "filming", "Filming"], 10)
-    # A token, another, and one with a character that the model does not know.
-    assert (found.tokens, found.too_long) == (3, 1)
-    assert [unit.text for unit in found.units] == ["filming"]
+    # Two tokens; what holds a character that the model does not know is tested as it is.
+    assert (found.tokens, found.too_long) == (2, 1)
+    assert [unit.text for unit in found.units] == ["filming", "no\u4e00ne"]
 
 
-def test_what_a_file_calls_unknown_is_a_piece_of_words_all_the_same() -> None:
+@pytest.mark.parametrize("of_model", [False, True])
+def test_what_a_file_calls_unknown_is_a_piece_of_words_all_the_same(of_model: bool) -> None:
+    """Its author would name the words that are left out."""
     tokenizer = wordpiece(["film", "##ing"])
-    tokenizer.unk_token = "##ing"
+    (tokenizer.backend_tokenizer.model if of_model else tokenizer).unk_token = "##ing"
     assert [unit.text for unit in encode(tokenizer, ["filming"], 10).units] == ["filming"]
 
 
