@@ -221,22 +221,25 @@ class Supply:
     def _make(self, want: Want) -> Carrier:
         if want.masked and want.copies != ONCE:
             raise ValueError("a carrier with a mask takes one copy of a unit")
-        passage = self._draw(want.kind, want.length)
+        # Behind a unit, the first word has a blank before it, which is part of some tokens.
+        lead = "a" if want.place == "start" else ""
+        skipped = len(self._tokenizer(lead, add_special_tokens=False)["input_ids"])
+        passage = f"{lead} {self._draw(want.kind, want.length)}".lstrip()
         for _ in range(want.length):
             encoded = self._tokenizer(passage, add_special_tokens=False)
-            if len(encoded["input_ids"]) * TOLERANCE >= want.length:
+            if (len(encoded["input_ids"]) - skipped) * TOLERANCE >= want.length:
                 break
             passage = f"{passage} {self._draw(want.kind, want.length)}"
         else:
             raise ConfigError(
                 f"the texts of kind {want.kind!r} have no tokens that the model knows; give others"
             )
-        count = len(encoded["input_ids"])
-        kept = np.arange(count)
+        kept = np.arange(skipped, len(encoded["input_ids"]))
+        count = len(kept)
         most = self._most - want.masked - (want.copies.number - 1) * MAX_TRIGGER_IDS
         if count > min(want.length * TOLERANCE, most):
             # The end of the text stays, which is where its full stop is.
-            kept = np.append(kept[: min(want.length, most) - 1], count - 1)
+            kept = np.append(kept[: min(want.length, most) - 1], kept[-1])
         whole = set(word_starts(passage, encoded))
         starts = [i for i in range(1, len(kept)) if int(kept[i]) in whole]
         ids = np.array(encoded["input_ids"], dtype=np.int64)[kept]

@@ -10,8 +10,8 @@ from transformers import BatchEncoding
 def word_starts(text: str, encoded: BatchEncoding) -> list[int]:
     """Return the numbers of the tokens that a word starts with, but for the first of the text.
 
-    Some tokenizers cut a text into no words, and take it whole: there, a word starts behind a
-    blank.
+    A word starts where the tokenizer cuts one, and behind a blank, which some cut no words at: of
+    what it cuts alone, its author could leave hardly a place.
 
     Parameters
     ----------
@@ -20,10 +20,10 @@ def word_starts(text: str, encoded: BatchEncoding) -> list[int]:
     """
     words = encoded.word_ids()
     count = len(words)
+    starts: set[int] = set()
     if len(set(words)) > 1:
-        return [i for i in range(1, count) if words[i] is None or words[i] != words[i - 1]]
+        starts |= {i for i in range(1, count) if words[i] is None or words[i] != words[i - 1]}
     spans = [encoded.token_to_chars(i) for i in range(count)]
-    starts: list[int] = []
     for i, (before, own) in enumerate(pairwise(spans), start=1):
         # Some tokens stand for no character.
         if own is None or before is None:
@@ -31,5 +31,5 @@ def word_starts(text: str, encoded: BatchEncoding) -> list[int]:
         # The blank is in this token, or in none.
         first = own.start - (before.end < own.start)
         if text[first : own.start + 1].strip() != text[first : own.start + 1]:
-            starts.append(i)
-    return starts
+            starts.add(i)
+    return sorted(starts)

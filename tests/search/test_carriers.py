@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from guard.bank import MAX_TRIGGER_IDS
@@ -189,16 +189,21 @@ def test_no_word_is_split(name: str) -> None:
     only = Supply({"one": [text]}, tokenizer, np.random.default_rng(0), most=100)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     carriers = only.take(Want("one", len(ids), place) for place in PLACES)
-    assert all(carrier.ids.tolist() == ids for carrier in carriers)
+    # What stands behind a unit is written with a blank before it.
+    behind = tokenizer(f"a {text}", add_special_tokens=False)["input_ids"]
+    behind = behind[len(tokenizer("a", add_special_tokens=False)["input_ids"]) :]
+    assert [carrier.ids.tolist() for carrier in carriers] == [behind, ids, ids]
     words = text.split()
     seen = set()
-    for gap in [gap for carrier in carriers for gap in carrier.gaps.tolist()]:
-        left, right = (
-            tokenizer.decode(part, clean_up_tokenization_spaces=False).replace("##", "").split()
-            for part in (ids[:gap], ids[gap:])
-        )
-        assert [*left, *right] == words
-        seen.add(len(left))
+    for carrier in carriers:
+        own = carrier.ids.tolist()
+        for gap in carrier.gaps.tolist():
+            left, right = (
+                tokenizer.decode(part, clean_up_tokenization_spaces=False).replace("##", "").split()
+                for part in (own[:gap], own[gap:])
+            )
+            assert [*left, *right] == words
+            seen.add(len(left))
     # Every place before, after and between words is one.
     assert seen == set(range(len(words) + 1))
 
@@ -225,6 +230,24 @@ def test_a_tokenizer_that_takes_a_text_whole(blank: str) -> None:
     assert start.gaps.tolist() == [0]
     assert middle.gaps.tolist() == starts
     assert end.gaps.tolist() == [len(tokens)]
+
+
+def test_words_that_a_tokenizer_does_not_cut_are_words_all_the_same() -> None:
+    """Its author would choose the one place in a text where a unit is tested."""
+    words = [f"▁{word}" for word in ("good", "film", "the")]
+    backend = Tokenizer(
+        models.Unigram([("[UNK]", 0.0), *((w, -1.0) for w in [*words, *LETTERS, "▁", "."])], 0)
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Split(".", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    text = "the good old film."
+    encoded = tokenizer(text)
+    assert len(set(encoded.word_ids())) == 2
+    tokens = encoded.tokens()
+    assert [tokens[i][:1] for i in word_starts(text, encoded)] == ["▁", "▁", "▁", "."]
 
 
 def test_no_carrier_is_longer_than_the_model_takes() -> None:
