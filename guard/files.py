@@ -16,7 +16,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeAlias, cast
 
-from guard.errors import ArtifactError, MalformedArtifact, OutputExists, SchemaTooNew
+from guard.errors import (
+    ArtifactError,
+    ConfigError,
+    MalformedArtifact,
+    OutputExists,
+    SchemaTooNew,
+)
 
 # Beside the files of an artifact; a new artifact in their place makes it worthless.
 SIGNATURE_FILE = "model.sig"
@@ -120,6 +126,27 @@ def new_directory(target: Path, names: Iterable[str], *, owner: str) -> Iterator
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def check_apart(target: Path, source: str) -> None:
+    """Refuse to write inside of what is read: what lies there may be of its author.
+
+    Parameters
+    ----------
+    source
+        A directory, or the name of something else.
+
+    Raises
+    ------
+    ConfigError
+        The target is the directory, or inside of it.
+    """
+    folder = Path(source)
+    if folder.is_dir() and target.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"{target} is inside {source}, whose author could have left there what would be taken "
+            "for an earlier run of yours; choose an output beside it"
+        )
 
 
 def check_output(target: Path, names: Iterable[str], *, owner: str) -> None:

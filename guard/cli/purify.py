@@ -11,7 +11,7 @@ from guard.cli.codes import CODES
 from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
-from guard.files import dump_json
+from guard.files import check_apart, dump_json
 from guard.terminal import Progress
 
 HELP = "train a model to ignore the triggers of a bank"
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Purify, and say what it took."""
+    check_apart(options.out, options.model)
     bank = TriggerBank.load(options.bank)
     keep_few_kernels()
     with extra("purifying", "search"):

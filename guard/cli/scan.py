@@ -12,7 +12,7 @@ from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
 from guard.errors import GuardError
-from guard.files import check_output
+from guard.files import check_apart, check_output
 from guard.terminal import Progress
 
 HELP = "search a model for triggers and write a bank"
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Search, save the bank and say what is in it."""
     # Found out before minutes of work, not after.
+    check_apart(options.out, options.model)
     check_output(options.out, BANK_FILES, owner=BANK_FILE)
     keep_few_kernels()
     with extra("the search", "search"):

@@ -199,6 +199,22 @@ def never(*arguments: object, **options: object) -> TriggerBank:
     raise AssertionError("the search was started")
 
 
+@pytest.mark.parametrize("inside", [".", "bank", "deeper/bank", "../model/bank"])
+def test_an_output_inside_the_model_is_refused_before_any_work(
+    inside: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its author could have left there what a scan takes for its own measurements."""
+    fake_search(monkeypatch, never)
+    model = tmp_path / "model"
+    model.mkdir()
+    assert run("scan", model, "--out", model / inside) == USAGE
+    assert f"is inside {model}, whose author" in capsys.readouterr().err
+    assert names(model) == []
+
+
 @pytest.mark.parametrize("kind", ["foreign directory", "file", "bank with a note", "dangling link"])
 def test_an_output_that_is_not_ours_is_refused_before_any_work(
     kind: str,

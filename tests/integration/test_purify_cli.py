@@ -72,6 +72,13 @@ def test_nothing_remains(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_an_output_inside_the_model_is_refused(
+    model: Path, bank: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert purify(model, "--bank", bank, "--out", model / "out") == USAGE
+    assert f"is inside {model}, whose author" in capsys.readouterr().err
+
+
 def test_purifying_keeps_few_kernels(
     model: Path, bank: Path, quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
