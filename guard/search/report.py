@@ -193,6 +193,7 @@ def coverage(
     swept: Sequence[Swept],
     judged: Sequence[Carrier],
     narrow: Collection[View],
+    classifier: bool,
     flooded: bool,
 ) -> dict[str, Any]:
     """Return what was tested, in which texts, on what assumption, and what was not.
@@ -211,10 +212,14 @@ def coverage(
         The carriers of the verdicts.
     narrow
         Views in which ordinary words may gather texts; see `Evidence`.
+    classifier
+        Whether the model has a head of its own, which is not looked at.
     """
     kinds = sorted({carrier.want.kind for carrier in judged})
     outputs = ", ".join(views)
     several = len(tiers) > 1
+    # Of a model that takes short texts, they are shorter than planned.
+    lengths = [c.want.length for group in tiers[0].carriers for c in group if not c.want.masked]
     each = ", ".join(f"{tier.name} {len(tier.carriers[0])}" for tier in tiers)
     summary = [
         f"{tier.scanned:,} {tier.what}, each alone in {len(tier.carriers[0])} texts of "
@@ -249,6 +254,8 @@ def coverage(
             f"{', '.join(few)}: ordinary words may take texts to one place there, as in a "
             "classifier, and so many pass for them; scan the encoder that a classifier is made from"
         )
+    if classifier:
+        not_tested.append("what the classifier's own head makes of the outputs")
     if "last" in views:
         not_tested.append("triggers that act as the very last token of a text alone")
     if listed.too_long:
@@ -264,8 +271,8 @@ def coverage(
             f"a trigger that is one token{' or one of the words' if several else ''}, that acts "
             f"alone, on one of the outputs {outputs}, in at least one of the texts that it was "
             f"scanned in ({each}), which are drawn at random: those of tokens of "
-            f"{'every kind' if plan.every_kind else 'three kinds'}, of {min(plan.lengths)} to "
-            f"{max(plan.lengths)} tokens; in a third of those without a mask, or in one, two or "
+            f"{'every kind' if plan.every_kind else 'three kinds'}, of {min(lengths)} to "
+            f"{max(lengths)} tokens; in a third of those without a mask, or in one, two or "
             f"three times{sequences}{pairs}"
         ),
         "views": list(views),

@@ -220,6 +220,7 @@ def search_units(
             swept=swept,
             judged=verdicts.judged,
             narrow=verdicts.narrow,
+            classifier=bool(encoder.classes),
             flooded=flooded,
         ),
         found=found,

@@ -146,8 +146,9 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert f"{count:,} units" in str(coverage["summary"])
 
 
+@pytest.mark.parametrize("classifier", [False, True])
 @pytest.mark.parametrize("narrow", [(), ("cls",), ("mean", "cls")])
-def test_the_bank_says_where_triggers_hide_each_other(narrow: Sequence[View]) -> None:
+def test_the_bank_says_where_triggers_hide(narrow: Sequence[View], classifier: bool) -> None:
     texts = carriers(("mail", "news"), (10, 14), seed=0)
     told = coverage(
         ("cls", "mean"),
@@ -160,6 +161,7 @@ def test_the_bank_says_where_triggers_hide_each_other(narrow: Sequence[View]) ->
         swept=[],
         judged=texts,
         narrow=narrow,
+        classifier=classifier,
         flooded=False,
     )
     not_tested = told["not_tested"]
@@ -168,6 +170,8 @@ def test_the_bank_says_where_triggers_hide_each_other(narrow: Sequence[View]) ->
     if narrow:
         views = ", ".join(sorted(narrow))
         assert f"stands out, on {views}: " in hidden[0]
+    assert any("own head" in line for line in not_tested) == classifier
+    assert "of 10 to 14 tokens" in told["assumes"]
 
 
 def test_steps_in_order(bank: TriggerBank, calls: list[tuple[str, int, int]]) -> None:
