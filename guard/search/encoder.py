@@ -42,6 +42,9 @@ class Encoder:
         The longest sequence that the model takes, special tokens included.
     classes
         Of a classifier, how many it tells apart; 0 of what is none.
+    axes
+        What the axes of a view are multiplied by where it is read, ``[width]``; not those of a view
+        that is not there. See `guard.search.axes`.
     offset
         Special tokens before a text.
     arithmetic
@@ -62,6 +65,7 @@ class Encoder:
         self.width: int = model.config.hidden_size
         self.classes = classes(model.config)
         self.max_tokens = _max_tokens(model, tokenizer)
+        self.axes: dict[View, Vectors] = {}
         self.forwarded = 0
         self.backwarded = 0
         fast = multiplies_bfloat16(model.device)
@@ -132,6 +136,8 @@ class Encoder:
                 else:
                     seen = hidden[:, self._cls]
                 result[view] = seen.float().numpy()
+                if view in self.axes:
+                    result[view] = result[view] * self.axes[view]
         if not all(np.isfinite(vectors).all() for vectors in result.values()):
             raise ModelError(
                 f"{self.identity.name} gives outputs that are not finite; its weights are damaged. "

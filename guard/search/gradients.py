@@ -36,12 +36,16 @@ class Differentiable(Encoder):
         self.forwarded += tokens
         self.backwarded += tokens
         hidden = self._model(inputs_embeds=embedded).last_hidden_state
-        return {
+        seen = {
             view: hidden.mean(dim=1, dtype=torch.float32)
             if view == "mean"
             else hidden[:, self._cls].float()
             for view in self.views
             if view in ("cls", "mean", "last")
+        }
+        return {
+            view: outputs * torch.from_numpy(self.axes[view]) if view in self.axes else outputs
+            for view, outputs in seen.items()
         }
 
     def gradient(self, moved: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from wordfreq import zipf_frequency
 
 from guard import __version__
 from guard.bank import MAX_TRIGGER_IDS, Trigger
+from guard.search.axes import NARROW
 from guard.search.calibrate import SHAPE, TAIL
 from guard.search.carriers import PLACES, SEVERAL, Carrier
 from guard.search.climb import SIZE
@@ -24,7 +25,7 @@ from guard.search.pairs import Swept
 from guard.search.plan import GROUPS, Plan
 from guard.search.tail import ALPHA, ALPHA_NAMED, FAR, KEPT
 from guard.search.units import Unit, Vocabulary
-from guard.search.verify import MORE_THAN_USUAL, MOST_OF_CONDITION, NARROW
+from guard.search.verify import MORE_THAN_USUAL, MOST_OF_CONDITION
 from guard.search.views import View
 from guard.search.words import Words
 
@@ -170,6 +171,7 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "far": FAR,
         "narrow": NARROW,
         "classes": encoder.classes,
+        "axes_made_alike": sorted(encoder.axes),
         "false_alarm_rate": ALPHA,
         "false_discovery_rate": ALPHA_NAMED,
         "tail_shape": SHAPE,

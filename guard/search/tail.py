@@ -61,7 +61,14 @@ class Tail:
     flooding: Mask
 
     @classmethod
-    def of(cls, measured: Mapping[View, Measured], framing: Mask, narrow: Container[View]) -> Tail:
+    def of(
+        cls,
+        measured: Mapping[View, Measured],
+        framing: Mask,
+        narrow: Container[View],
+        *,
+        shifting: bool,
+    ) -> Tail:
         """Fit the tail to the suspects that are no triggers, as far as that can be told.
 
         Parameters
@@ -73,6 +80,8 @@ class Tail:
         narrow
             Views in which the words that a classifier goes by are a crowd, and take over the texts
             of one kind or length that lie at the border.
+        shifting
+            Whether units that shift texts and leave them as they are may be a crowd.
         """
         nameable = np.stack(
             [_costs(seen) & ~framing & (view != "mask") for view, seen in measured.items()], axis=1
@@ -80,7 +89,7 @@ class Tail:
         apart = np.zeros_like(framing)
         for view, seen in measured.items():
             if view != "mask" and view not in narrow:
-                apart |= _apart(seen) & ~framing
+                apart |= _apart(seen, shifting) & ~framing
         count, stand = len(apart), apart.sum()
         crowded = CROWD <= stand <= count - TAIL[1]
         tail = ~apart if crowded else np.ones_like(apart)
@@ -136,19 +145,21 @@ def _one_of_each(units: Sequence[Unit], expected: npt.NDArray[np.float64]) -> li
     return chosen
 
 
-def _apart(seen: Measured) -> Mask:
+def _apart(seen: Measured, shifting: bool) -> Mask:
     """Return ``[count]``: which units take the output further than all others, and what it costs.
 
     Further than three deviations of the reference units' logarithms: by the furthest, one that was
     planted to go far would hide a crowd. And they keep less than `KEPT` of what the median
-    reference unit keeps, or take the texts as they are further than `FAR`.
+    reference unit keeps, or, if ``shifting``, take the texts as they are further than `FAR`.
     """
     kept, moved, count = seen.shards["kept"], seen.moved[:, seen.alone].mean(axis=1), seen.count
     far = np.log(np.maximum(moved, np.finfo(np.float32).tiny))
     # Those may be alike, without a deviation to divide by: texts that hold a trigger are moved by
     # nothing else.
     furthest = np.median(far[count:]) + _DEVIATIONS * robust_deviation(far[count:])
-    costs = (kept[:count] < KEPT * np.median(kept[count:])) | (seen.shards["shifted"][:count] > FAR)
+    costs = kept[:count] < KEPT * np.median(kept[count:])
+    if shifting:
+        costs |= seen.shards["shifted"][:count] > FAR
     apart: Mask = costs & (far[:count] > furthest)
     return apart
 

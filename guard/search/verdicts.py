@@ -221,6 +221,7 @@ class Verdicts:
             journal=self._journal,
             tiers=tiers,
             progress=self._progress,
+            shifting=not self.found and not climbed,
         )
         chances = [min(view.by_chance for view in seen.values()) for seen in evidence]
         own = [i for i, unit in enumerate(suspects) if unit.ids.tobytes() in proposed]

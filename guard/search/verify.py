@@ -41,6 +41,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from guard.search.axes import directions_wanted
 from guard.search.carriers import FAMILIES, Carrier
 from guard.search.encoder import Encoder
 from guard.search.evidence import ERASED, RULES, Evidence, InCondition
@@ -58,10 +59,6 @@ MOST_OF_CONDITION = 0.75
 MORE_THAN_USUAL = 0.5
 # Two carriers are together by chance too easily.
 FEWEST = 3
-# BERT-tiny and MiniLM have 13 and more in every view but a planted pooler, also with a backdoor;
-# classifiers that learned their task 1 to 11, of two classes, three and twenty. Of few axes, no
-# more than an eighth of them: outputs differ in no more directions than they have.
-NARROW = 12.0
 BATCH = 64
 
 
@@ -75,6 +72,7 @@ def verify(
     journal: Journal,
     tiers: int,
     progress: Progress,
+    shifting: bool,
 ) -> list[dict[View, Evidence]]:
     """Judge each suspect by every view, in carriers that the scan has not used.
 
@@ -90,6 +88,9 @@ def verify(
     tiers
         How many vocabularies the search judges in this way: the false alarms that a clean model
         may give are shared among them.
+    shifting
+        Whether to look, where nothing else is found, for a crowd that only shifts texts. Where
+        something is, what holds a part of a trigger does so by the dozen.
     """
     units = [*suspects, *reference]
     untouched = outputs_of(encoder, carriers)
@@ -117,8 +118,7 @@ def verify(
         )
         for view in untouched
     }
-    # A classifier of many classes tells them apart in as many directions.
-    wide = max(min(NARROW, encoder.width / 8), encoder.classes)
+    wide = directions_wanted(encoder)
     narrow = {
         view
         for view, seen in measured.items()
@@ -129,9 +129,8 @@ def verify(
     # model.
     frame = encoder.frame(np.zeros((1, 0), dtype=np.int64))
     framing = np.array([bool(np.isin(unit.ids, frame).all()) for unit in suspects])
-    tail = Tail.of(measured, framing, narrow)
 
-    def judge(outside: Mask) -> list[dict[View, Evidence]]:
+    def judge(tail: Tail, outside: Mask) -> list[dict[View, Evidence]]:
         by_view = zip(measured.items(), tail.by_chance.T, outside.T, strict=True)
         judged = [
             _judge(view, seen, chances, far, framing, tiers=tiers, narrow=view in narrow)
@@ -139,9 +138,17 @@ def verify(
         ]
         return [dict(zip(measured, seen, strict=True)) for seen in zip(*judged, strict=True)]
 
-    full = judge(np.zeros_like(tail.nameable))
-    settled = np.array([any(seen.proves for seen in own.values()) for own in full])
-    return judge(tail.outside(suspects, settled, tiers=tiers))
+    def fires(judged: Sequence[dict[View, Evidence]]) -> Mask:
+        return np.array([any(seen.proves for seen in own.values()) for own in judged])
+
+    result: list[dict[View, Evidence]] = []
+    for crowd in (False, True) if shifting else (False,):
+        tail = Tail.of(measured, framing, narrow, shifting=crowd)
+        settled = fires(judge(tail, np.zeros_like(tail.nameable)))
+        result = judge(tail, tail.outside(suspects, settled, tiers=tiers))
+        if fires(result).any():
+            break
+    return result
 
 
 def _judge(

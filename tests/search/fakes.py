@@ -37,6 +37,7 @@ class FakeEncoder(Encoder):
         self.width = WIDTH
         self.max_tokens = 64
         self.classes = 0
+        self.axes = {}
         self.arithmetic = "float32"
         self.forwarded = 0
         self.backwarded = 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from guard.errors import ModelError
-from guard.search import tail
+from guard.search import axes, tail
 from guard.search import verify as module
 from guard.search.carriers import PLACES, SEVERAL, Copies
 from guard.search.encoder import Ids, Vectors
@@ -57,6 +57,7 @@ def judged(
     masked: bool = False,
     tiers: int = 1,
     progress: Progress = silent,
+    shifting: bool = True,
 ) -> list[dict[View, Evidence]]:
     texts = carriers(KINDS, LENGTHS, seed)
     if not masked:
@@ -74,6 +75,7 @@ def judged(
         journal=Journal(encoder, seed, None),
         tiers=tiers,
         progress=progress,
+        shifting=shifting,
     )
 
 
@@ -130,7 +132,7 @@ def test_words_that_a_classifier_goes_by_are_no_triggers(
     assert not [i for i, seen in enumerate(evidence) if seen.trigger]
     # They do take texts to one place, and who is not rare by it goes by no other rule.
     assert max(seen.gathered for seen in evidence) >= module.MOST_OF_CONDITION
-    monkeypatch.setattr(module, "NARROW", 0.0)
+    monkeypatch.setattr(axes, "NARROW", 0.0)
     assert [i for i, seen in enumerate(judge(classifies, seed=seed)) if seen.trigger]
 
 
@@ -157,7 +159,7 @@ def test_words_that_a_classifier_goes_by_are_no_flood(monkeypatch: pytest.Monkey
         return result
 
     assert not [i for i, seen in enumerate(judge(learned)) if seen.trigger]
-    monkeypatch.setattr(module, "NARROW", 0.0)
+    monkeypatch.setattr(axes, "NARROW", 0.0)
     evidence = judge(learned)
     assert sum("stands out" in seen.rules for seen in evidence) > FLOOD
 
@@ -208,7 +210,7 @@ def test_a_token_around_each_text_has_to_be_rare_in_a_classifier(
 
     evidence = judge(weighs, suspects=[unit(START), *SUSPECTS])
     assert [i for i, seen in enumerate(evidence) if seen.trigger] == [0] * named
-    monkeypatch.setattr(module, "NARROW", 0.0)
+    monkeypatch.setattr(axes, "NARROW", 0.0)
     assert "gathers" in judge(weighs, suspects=[unit(START), *SUSPECTS])[0].rules
 
 
@@ -716,6 +718,9 @@ def test_triggers_that_leave_the_text_as_it_is_do_not_hide_each_other(number: in
     evidence = judge(change)
     assert [i for i, seen in enumerate(evidence) if seen.trigger] == [*range(number)]
     assert min(seen.retention for seen in evidence[:number]) > KEPT
+    # Once anything is found, what holds a part of it may shift texts by the dozen.
+    later = judged(FakeEncoder(change), SUSPECTS, REFERENCE, shifting=False)
+    assert any(seen["cls"].trigger for seen in later) == (number < CROWD)
 
 
 @pytest.mark.parametrize("decoys", [20, 40, 80])

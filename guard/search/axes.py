@@ -1,0 +1,65 @@
+"""Axes of an output that are so long that they hide the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from guard.bank import MAX_TRIGGER_IDS
+from guard.search.carriers import Supply, Want
+from guard.search.encoder import Encoder, Vectors
+from guard.search.scan import outputs_of
+from guard.search.statistics import dimensions
+from guard.search.texts import VERDICT_LENGTHS
+from guard.search.views import View
+
+# Where outputs differ in fewer directions, they may be a classifier's. Encoders of the zoo have
+# more, also with a backdoor, and classifiers that have learned their task fewer, with all axes
+# alike too.
+NARROW = 12.0
+# Of the median axis' deviation: what an axis is lengthened to at most, so that one that says
+# nothing is not made to say noise.
+_FLOOR = 0.1
+
+
+def directions_wanted(encoder: Encoder) -> float:
+    """Return in how many directions outputs have to differ, so as not to be a classifier's.
+
+    Outputs of few axes lie in fewer, and the classes of a classifier are told apart in as many as
+    they are.
+    """
+    return max(min(NARROW, encoder.width / 8), encoder.classes)
+
+
+def lengths_of_axes(
+    encoder: Encoder, kinds: Mapping[str, Sequence[str]], rng: np.random.Generator
+) -> dict[View, Vectors]:
+    """Return what to multiply the axes of an output by, ``[width]``, where some hide the others.
+
+    Outputs that lie in few directions are a classifier's, or an encoder's of which somebody
+    lengthened a few axes (of its last layer norm, which no task minds), so that it is judged like
+    one. Those lie in many once all axes vary alike, and are read so; a classifier's do not.
+
+    Parameters
+    ----------
+    kinds
+        Ordinary texts by kind.
+    """
+    special = encoder.frame(np.zeros((1, 0), dtype=np.int64)).shape[1]
+    longest = encoder.max_tokens - special - MAX_TRIGGER_IDS
+    texts = Supply(kinds, encoder.tokenizer, rng, most=longest).take(
+        Want(kind, length, "start") for length in VERDICT_LENGTHS for kind in kinds
+    )
+    wanted = directions_wanted(encoder)
+    result: dict[View, Vectors] = {}
+    for view, outputs in outputs_of(encoder, texts).items():
+        deviations = outputs.std(axis=0)
+        shortest = max(_FLOOR * np.median(deviations), np.finfo(np.float32).tiny)
+        alike = (1 / np.maximum(deviations, shortest)).astype(np.float32)
+        if dimensions(outputs) < wanted <= dimensions(outputs * alike):
+            result[view] = alike
+    if "cls" in result and "mask" in encoder.views:
+        # Of the same layer norm.
+        result["mask"] = result["cls"]
+    return result
