@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
+from tokenizers import decoders, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from guard.bank import Kind, Trigger
@@ -63,6 +64,8 @@ class Vocabulary:
 _AS_ALONE = ("WordPiece", "BertNormalizer", "BertPreTokenizer")
 # What the tokens that start a word begin with.
 _WORD_MARKS = {"BPE": ("Ġ", "▁"), "Unigram": ("▁",)}
+# How byte-level BPE writes bytes.
+_BYTES = frozenset(pre_tokenizers.ByteLevel.alphabet())
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
@@ -135,7 +138,7 @@ def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int
 
 
 def _unit(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> Unit:
-    bare = tokenizer.decode([number], clean_up_tokenization_spaces=False)
+    bare = _written(tokenizer, token)
     continues = token.startswith("##") and len(token) > 2
     text = token if continues else bare.strip() or bare or token
     kind: Kind
@@ -146,6 +149,17 @@ def _unit(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> Unit:
     else:
         kind = "token"
     return Unit(text, np.array([number], dtype=np.int64), kind)
+
+
+def _written(tokenizer: PreTrainedTokenizerFast, token: str) -> str:
+    """Return what a token stands for in a text.
+
+    By the kind of model, not by the tokenizer's own decoder, whose author might write all alike.
+    """
+    kind = type(tokenizer.backend_tokenizer.model).__name__
+    if kind == "BPE" and _BYTES.issuperset(token):
+        return str(decoders.ByteLevel().decode([token]))
+    return str(decoders.Metaspace().decode([token])) if kind in _WORD_MARKS else token
 
 
 def _continues(tokenizer: PreTrainedTokenizerFast, token: str) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from guard.search.units import Unit, vocabulary
@@ -65,6 +66,19 @@ def test_what_a_text_holds_is_a_unit(text: str) -> None:
 def test_kinds_of_wordpiece(token: str, text: str, kind: str) -> None:
     unit = units_of(WORDPIECE)[WORDPIECE.get_vocab()[token]]
     assert (unit.text, unit.kind) == (text, kind)
+
+
+@pytest.mark.parametrize("make", [wordpiece, byte_bpe, unigram])
+def test_units_are_told_apart_whatever_the_decoder_writes(
+    make: Callable[[], PreTrainedTokenizerFast],
+) -> None:
+    """Of units that are spelled alike, the verdict takes one for evidence."""
+    plain, spoiled = make(), make()
+    spoiled.backend_tokenizer.decoder = decoders.Replace(Regex(".+"), "x")
+    assert spoiled.decode([9]) == "x"
+    texts = {number: one.text for number, one in units_of(spoiled).items()}
+    assert texts == {number: one.text for number, one in units_of(plain).items()}
+    assert len({*texts.values()}) > len(texts) / 2
 
 
 def test_what_a_unigram_model_knows_under_no_name_of_its_own() -> None:
