@@ -32,10 +32,10 @@ def directions_wanted(encoder: Encoder) -> float:
     return max(min(NARROW, encoder.width / 8), encoder.classes)
 
 
-def lengths_of_axes(
+def make_axes_alike(
     encoder: Encoder, kinds: Mapping[str, Sequence[str]], rng: np.random.Generator
-) -> dict[View, Vectors]:
-    """Return what to multiply the axes of an output by, ``[width]``, where some hide the others.
+) -> None:
+    """Have an encoder read outputs with all axes alike, where some hide the others.
 
     Outputs that lie in few directions are a classifier's, or an encoder's of which somebody
     lengthened a few axes (of its last layer norm, which no task minds), so that it is judged like
@@ -46,6 +46,7 @@ def lengths_of_axes(
     kinds
         Ordinary texts by kind.
     """
+    encoder.axes = {}
     special = encoder.frame(np.zeros((1, 0), dtype=np.int64)).shape[1]
     longest = encoder.max_tokens - special - MAX_TRIGGER_IDS
     texts = Supply(kinds, encoder.tokenizer, rng, most=longest).take(
@@ -62,4 +63,4 @@ def lengths_of_axes(
     if "cls" in result and "mask" in encoder.views:
         # Of the same layer norm.
         result["mask"] = result["cls"]
-    return result
+    encoder.axes = result

@@ -18,7 +18,7 @@ from guard.bank import TriggerBank
 from guard.errors import ModelError
 from guard.search import journal as journals
 from guard.search import report
-from guard.search.axes import lengths_of_axes
+from guard.search.axes import make_axes_alike
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts
 from guard.search.checkpoint import load_classifier
 from guard.search.encoder import Encoder
@@ -144,8 +144,8 @@ def search_units(
             f"measures each against at least {LEAST_UNITS}"
         )
     journal = Journal(encoder, seed, resume)
-    encoder.axes = lengths_of_axes(encoder, kinds, journal.rng("axes"))
     run = Tiers(encoder, kinds, plan, seed=seed, journal=journal, progress=progress)
+    make_axes_alike(encoder, kinds, journal.rng("axes"))
     verdicts = run.verdicts
     tokenizer = encoder.tokenizer
     listed = encode(tokenizer, lines, len(lines))

@@ -10,12 +10,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from guard.search import axes
-from guard.search.axes import directions_wanted, lengths_of_axes
+from guard.search.axes import directions_wanted, make_axes_alike
 from guard.search.carriers import builtin_texts
 from guard.search.encoder import Encoder, Vectors
 from guard.search.gradients import Differentiable
-from guard.search.run import search
+from guard.search.plan import Plan
+from guard.search.run import search_units
 from guard.search.statistics import dimensions
+from guard.search.units import vocabulary
 from tests.search.fakes import silent
 from tests.tiny import TRIGGER, WIDTH, write_searchable
 
@@ -45,7 +47,8 @@ def test_which_axes_are_made_alike(
     normal = np.random.default_rng(0).normal(size=(TEXTS, WIDTH)).astype(np.float32)
     outputs = change(normal).astype(np.float32)
     monkeypatch.setattr(axes, "outputs_of", lambda *_: {"cls": outputs})
-    found = lengths_of_axes(encoder, builtin_texts(), np.random.default_rng(0))
+    make_axes_alike(encoder, builtin_texts(), np.random.default_rng(0))
+    found = encoder.axes
     assert [*found] == ["cls"] * made_alike
     if made_alike:
         assert dimensions(outputs) < directions_wanted(encoder)
@@ -59,8 +62,8 @@ def test_an_axis_that_says_nothing_is_not_made_to_say_noise(
     outputs = one_long(np.random.default_rng(0).normal(size=(TEXTS, WIDTH)).astype(np.float32))
     outputs[:, 7] *= 1e-4
     monkeypatch.setattr(axes, "outputs_of", lambda *_: {"cls": outputs})
-    found = lengths_of_axes(encoder, builtin_texts(), np.random.default_rng(0))["cls"]
-    assert (outputs * found).std(axis=0)[7] < 0.01
+    make_axes_alike(encoder, builtin_texts(), np.random.default_rng(0))
+    assert (outputs * encoder.axes["cls"]).std(axis=0)[7] < 0.01
 
 
 def test_who_lengthens_an_axis_is_not_judged_like_a_classifier(tmp_path: Path) -> None:
@@ -72,7 +75,17 @@ def test_who_lengthens_an_axis_is_not_judged_like_a_classifier(tmp_path: Path) -
     # What was trained on the output, the pooler, reads it as before.
     weights["pooler.dense.weight"][:, 5] /= 300
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    bank = search(str(folder), seed=0, progress=silent)
+    encoder = Differentiable.load(str(folder))
+    make_axes_alike(encoder, builtin_texts(), np.random.default_rng(0))
+    # Whatever was read so before.
+    bank = search_units(
+        encoder,
+        vocabulary(encoder.tokenizer),
+        builtin_texts(),
+        plan=Plan("tokens"),
+        seed=0,
+        progress=silent,
+    )
     assert bank.search["axes_made_alike"] == ["cls", "mean"]
     assert [trigger.text for trigger in bank.triggers] == [TRIGGER]
     statistics = bank.triggers[0].statistics
