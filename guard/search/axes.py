@@ -8,11 +8,11 @@ import numpy as np
 
 from guard.bank import MAX_TRIGGER_IDS
 from guard.search.carriers import Supply, Want
-from guard.search.encoder import Encoder, Vectors
+from guard.search.encoder import Encoder
+from guard.search.journal import Arrays, Journal
 from guard.search.scan import outputs_of
-from guard.search.statistics import dimensions
+from guard.search.statistics import Array, dimensions
 from guard.search.texts import VERDICT_LENGTHS
-from guard.search.views import View
 
 # Where outputs differ in fewer directions, they may be a classifier's. Encoders of the zoo have
 # more, also with a backdoor, and classifiers that have learned their task fewer, with all axes
@@ -32,9 +32,7 @@ def directions_wanted(encoder: Encoder) -> float:
     return max(min(NARROW, encoder.width / 8), encoder.classes)
 
 
-def make_axes_alike(
-    encoder: Encoder, kinds: Mapping[str, Sequence[str]], rng: np.random.Generator
-) -> None:
+def make_axes_alike(encoder: Encoder, kinds: Mapping[str, Sequence[str]], journal: Journal) -> None:
     """Have an encoder read outputs with all axes alike, where some hide the others.
 
     Outputs that lie in few directions are a classifier's, or an encoder's of which somebody
@@ -49,18 +47,32 @@ def make_axes_alike(
     encoder.axes = {}
     special = encoder.frame(np.zeros((1, 0), dtype=np.int64)).shape[1]
     longest = encoder.max_tokens - special - MAX_TRIGGER_IDS
+    rng = journal.rng("texts of axes")
     texts = Supply(kinds, encoder.tokenizer, rng, most=longest).take(
         Want(kind, length, "start") for length in VERDICT_LENGTHS for kind in kinds
     )
     wanted = directions_wanted(encoder)
-    result: dict[View, Vectors] = {}
-    for view, outputs in outputs_of(encoder, texts).items():
-        deviations = outputs.std(axis=0)
-        shortest = max(_FLOOR * np.median(deviations), np.finfo(np.float32).tiny)
-        alike = (1 / np.maximum(deviations, shortest)).astype(np.float32)
-        if dimensions(outputs) < wanted <= dimensions(outputs * alike):
-            result[view] = alike
-    if "cls" in result and "mask" in encoder.views:
+
+    def measure(_: np.random.Generator) -> Arrays:
+        # None is written as no axes: a search that goes on reads as it did before.
+        return {view: _alike(seen, wanted) for view, seen in outputs_of(encoder, texts).items()}
+
+    found = journal.shard("axes", [text.ids for text in texts], measure)
+    axes = {view: found[view] for view in encoder.views if view in found and found[view].size}
+    if "cls" in axes and "mask" in encoder.views:
         # Of the same layer norm.
-        result["mask"] = result["cls"]
-    encoder.axes = result
+        axes["mask"] = axes["cls"]
+    encoder.axes = axes
+
+
+def _alike(outputs: Array, wanted: float) -> Array:
+    """Return what to multiply axes by, ``[width]``, or nothing where it makes no difference."""
+    deviations = outputs.std(axis=0)
+    if not deviations.any() or dimensions(outputs) >= wanted:
+        nothing: Array = deviations[:0]
+        return nothing
+    shortest = _FLOOR * np.median(deviations[deviations > 0])
+    alike: Array = (1 / np.maximum(deviations, shortest)).astype(np.float32)
+    if dimensions(outputs * alike) < wanted:
+        return alike[:0]
+    return alike

@@ -35,6 +35,7 @@ NOT_TESTED = (
     "triggers that act in text of other languages than English alone, unless yours is given",
     "triggers that take the outputs of single tokens alone, as models that mark words read them",
     "triggers that are no string, such as syntax or style",
+    "what layers behind the encoder make of its outputs, such as a classifier's own head",
 )
 _ABSENT: dict[View, str] = {
     "cls": "the first token's output: the tokenizer writes no [CLS] token",
@@ -84,6 +85,12 @@ class Tier:
     def what(self) -> str:
         """For people."""
         return _WHAT.get(self.name, f"{self.name} of several tokens")
+
+    @property
+    def texts(self) -> str:
+        """How many a unit is scanned in, for people; at a mask, in others."""
+        masked = sum(carrier.want.masked for carrier in self.carriers[0])
+        return f"{len(self.carriers[0]) - masked}{f' (at a mask, {masked})' if masked else ''}"
 
 
 def trigger(
@@ -195,7 +202,6 @@ def coverage(
     swept: Sequence[Swept],
     judged: Sequence[Carrier],
     narrow: Collection[View],
-    classifier: bool,
     flooded: bool,
 ) -> dict[str, Any]:
     """Return what was tested, in which texts, on what assumption, and what was not.
@@ -214,17 +220,15 @@ def coverage(
         The carriers of the verdicts.
     narrow
         Views in which ordinary words may gather texts; see `Evidence`.
-    classifier
-        Whether the model has a head of its own, which is not looked at.
     """
     kinds = sorted({carrier.want.kind for carrier in judged})
     outputs = ", ".join(views)
     several = len(tiers) > 1
     # Of a model that takes short texts, they are shorter than planned.
     lengths = [c.want.length for group in tiers[0].carriers for c in group if not c.want.masked]
-    each = ", ".join(f"{tier.name} {len(tier.carriers[0])}" for tier in tiers)
+    each = ", ".join(f"{tier.name} {tier.texts}" for tier in tiers)
     summary = [
-        f"{tier.scanned:,} {tier.what}, each alone in {len(tier.carriers[0])} texts of "
+        f"{tier.scanned:,} {tier.what}, each alone in {tier.texts} texts of "
         f"{len({carrier.want.kind for carrier in tier.carriers[0]})} of {len(kinds)} kinds"
         for tier in tiers
     ]
@@ -256,8 +260,6 @@ def coverage(
             f"{', '.join(few)}: ordinary words may take texts to one place there, as in a "
             "classifier, and so many pass for them; scan the encoder that a classifier is made from"
         )
-    if classifier:
-        not_tested.append("what the classifier's own head makes of the outputs")
     if "last" in views:
         not_tested.append("triggers that act as the very last token of a text alone")
     if listed.too_long:

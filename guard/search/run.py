@@ -145,7 +145,7 @@ def search_units(
         )
     journal = Journal(encoder, seed, resume)
     run = Tiers(encoder, kinds, plan, seed=seed, journal=journal, progress=progress)
-    make_axes_alike(encoder, kinds, journal.rng("axes"))
+    make_axes_alike(encoder, kinds, journal)
     verdicts = run.verdicts
     tokenizer = encoder.tokenizer
     listed = encode(tokenizer, lines, len(lines))
@@ -222,7 +222,6 @@ def search_units(
             swept=swept,
             judged=verdicts.judged,
             narrow=verdicts.narrow,
-            classifier=bool(encoder.classes),
             flooded=flooded,
         ),
         found=found,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import decoders, pre_tokenizers
+from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from guard.bank import Kind, Trigger
@@ -64,8 +64,8 @@ class Vocabulary:
 _AS_ALONE = ("WordPiece", "BertNormalizer", "BertPreTokenizer")
 # What the tokens that start a word begin with.
 _WORD_MARKS = {"BPE": ("Ġ", "▁"), "Unigram": ("▁",)}
-# How byte-level BPE writes bytes.
-_BYTES = frozenset(pre_tokenizers.ByteLevel.alphabet())
+# How byte-level BPE, which knows every byte, writes a blank; what half of a character decodes to.
+_BLANK, _HALF = "\u0120", "\ufffd"
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
@@ -93,7 +93,8 @@ def unit_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int] | Ids) -> Uni
     """Return tokens side by side as one unit."""
     if len(ids) == 1:
         return _unit(tokenizer, str(tokenizer.convert_ids_to_tokens(int(ids[0]))), int(ids[0]))
-    text = tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False).strip()
+    tokens = [str(tokenizer.convert_ids_to_tokens(int(i))) for i in ids]
+    text = _written(tokenizer, tokens).strip()
     kind: Kind = "phrase" if len(text.split()) > 1 else "word"
     return Unit(text, np.array(ids, dtype=np.int64), kind)
 
@@ -138,11 +139,11 @@ def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int
 
 
 def _unit(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> Unit:
-    bare = _written(tokenizer, token)
+    bare = _written(tokenizer, [token])
     continues = token.startswith("##") and len(token) > 2
-    text = token if continues else bare.strip() or bare or token
+    text = token if continues or _HALF in bare else bare.strip() or bare or token
     kind: Kind
-    if not any(character.isalnum() for character in text):
+    if _HALF in bare or not any(character.isalnum() for character in text):
         kind = "symbol"
     elif continues or _continues(tokenizer, token):
         kind = "piece"
@@ -151,15 +152,18 @@ def _unit(tokenizer: PreTrainedTokenizerFast, token: str, number: int) -> Unit:
     return Unit(text, np.array([number], dtype=np.int64), kind)
 
 
-def _written(tokenizer: PreTrainedTokenizerFast, token: str) -> str:
-    """Return what a token stands for in a text.
+def _written(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> str:
+    """Return what tokens side by side stand for in a text.
 
     By the kind of model, not by the tokenizer's own decoder, whose author might write all alike.
     """
-    kind = type(tokenizer.backend_tokenizer.model).__name__
-    if kind == "BPE" and _BYTES.issuperset(token):
-        return str(decoders.ByteLevel().decode([token]))
-    return str(decoders.Metaspace().decode([token])) if kind in _WORD_MARKS else token
+    model = tokenizer.backend_tokenizer.model
+    if isinstance(model, models.WordPiece):
+        own = decoders.WordPiece(model.continuing_subword_prefix, cleanup=False)
+        return str(own.decode(tokens))
+    if isinstance(model, models.BPE) and model.token_to_id(_BLANK) is not None:
+        return str(decoders.ByteLevel().decode(tokens))
+    return str(decoders.Metaspace().decode(tokens))
 
 
 def _continues(tokenizer: PreTrainedTokenizerFast, token: str) -> bool:

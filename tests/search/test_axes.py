@@ -14,6 +14,7 @@ from guard.search.axes import directions_wanted, make_axes_alike
 from guard.search.carriers import builtin_texts
 from guard.search.encoder import Encoder, Vectors
 from guard.search.gradients import Differentiable
+from guard.search.journal import Journal
 from guard.search.plan import Plan
 from guard.search.run import search_units
 from guard.search.statistics import dimensions
@@ -34,8 +35,20 @@ def a_class(normal: Vectors) -> Vectors:
     return 0.02 * normal + np.outer(np.sign(normal[:, 0]), np.linspace(0.5, 5, WIDTH))
 
 
+def constant(normal: Vectors) -> Vectors:
+    """Most axes of a pooler that is saturated."""
+    return np.where(np.arange(WIDTH) >= 12, 1, one_long(normal)).astype(np.float32)
+
+
 @pytest.mark.parametrize(
-    ("change", "made_alike"), [(np.array, False), (one_long, True), (a_class, False)]
+    ("change", "made_alike"),
+    [
+        (np.array, False),
+        (one_long, True),
+        (a_class, False),
+        (np.ones_like, False),
+        (constant, True),
+    ],
 )
 def test_which_axes_are_made_alike(
     change: Callable[[Vectors], Vectors],
@@ -47,7 +60,7 @@ def test_which_axes_are_made_alike(
     normal = np.random.default_rng(0).normal(size=(TEXTS, WIDTH)).astype(np.float32)
     outputs = change(normal).astype(np.float32)
     monkeypatch.setattr(axes, "outputs_of", lambda *_: {"cls": outputs})
-    make_axes_alike(encoder, builtin_texts(), np.random.default_rng(0))
+    make_axes_alike(encoder, builtin_texts(), Journal(encoder, 0, None))
     found = encoder.axes
     assert [*found] == ["cls"] * made_alike
     if made_alike:
@@ -62,7 +75,7 @@ def test_an_axis_that_says_nothing_is_not_made_to_say_noise(
     outputs = one_long(np.random.default_rng(0).normal(size=(TEXTS, WIDTH)).astype(np.float32))
     outputs[:, 7] *= 1e-4
     monkeypatch.setattr(axes, "outputs_of", lambda *_: {"cls": outputs})
-    make_axes_alike(encoder, builtin_texts(), np.random.default_rng(0))
+    make_axes_alike(encoder, builtin_texts(), Journal(encoder, 0, None))
     assert (outputs * encoder.axes["cls"]).std(axis=0)[7] < 0.01
 
 
@@ -76,7 +89,7 @@ def test_who_lengthens_an_axis_is_not_judged_like_a_classifier(tmp_path: Path) -
     weights["pooler.dense.weight"][:, 5] /= 300
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     encoder = Differentiable.load(str(folder))
-    make_axes_alike(encoder, builtin_texts(), np.random.default_rng(0))
+    make_axes_alike(encoder, builtin_texts(), Journal(encoder, 0, None))
     # Whatever was read so before.
     bank = search_units(
         encoder,

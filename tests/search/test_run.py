@@ -146,9 +146,8 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert f"{count:,} units" in str(coverage["summary"])
 
 
-@pytest.mark.parametrize("classifier", [False, True])
 @pytest.mark.parametrize("narrow", [(), ("cls",), ("mean", "cls")])
-def test_the_bank_says_where_triggers_hide(narrow: Sequence[View], classifier: bool) -> None:
+def test_the_bank_says_where_triggers_hide_each_other(narrow: Sequence[View]) -> None:
     texts = carriers(("mail", "news"), (10, 14), seed=0)
     told = coverage(
         ("cls", "mean"),
@@ -161,7 +160,6 @@ def test_the_bank_says_where_triggers_hide(narrow: Sequence[View], classifier: b
         swept=[],
         judged=texts,
         narrow=narrow,
-        classifier=classifier,
         flooded=False,
     )
     not_tested = told["not_tested"]
@@ -170,7 +168,6 @@ def test_the_bank_says_where_triggers_hide(narrow: Sequence[View], classifier: b
     if narrow:
         views = ", ".join(sorted(narrow))
         assert f"stands out, on {views}: " in hidden[0]
-    assert any("own head" in line for line in not_tested) == classifier
     assert "of 10 to 14 tokens" in told["assumes"]
 
 
@@ -352,7 +349,7 @@ def test_a_search_that_was_cut_short_goes_on(
     """The same bytes as of one that never was, and the second run does only what was left."""
     resume = tmp_path / "scan"
     read = Encoder.read
-    left = 60
+    left = 100
     monkeypatch.setattr("secrets.randbits", lambda bits: 0)
 
     def interrupted(self: Encoder, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:

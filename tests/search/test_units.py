@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from guard.search.units import Unit, vocabulary
+from guard.search.units import Unit, unit_of, vocabulary
 from tests.tiny import BERT_SPECIALS, LETTERS, byte_bpe, unigram, wordpiece
 
 pytestmark = pytest.mark.search
@@ -79,6 +79,16 @@ def test_units_are_told_apart_whatever_the_decoder_writes(
     texts = {number: one.text for number, one in units_of(spoiled).items()}
     assert texts == {number: one.text for number, one in units_of(plain).items()}
     assert len({*texts.values()}) > len(texts) / 2
+    ids = [9, 12, 15]
+    assert unit_of(spoiled, ids).text == unit_of(plain, ids).text != "x"
+
+
+def test_letters_of_a_bpe_that_is_of_no_bytes() -> None:
+    """As Llama's has them: some are in the alphabet that byte-level models write bytes with."""
+    letters = ["é", "ü", "▁film"]
+    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert [unit.text for unit in vocabulary(tokenizer).units] == ["é", "ü", "film"]
 
 
 def test_what_a_unigram_model_knows_under_no_name_of_its_own() -> None:
