@@ -314,7 +314,7 @@ def test_a_head_that_is_lent_to_classifiers(tmp_path: Path) -> None:
     )
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert Encoder.load(str(tmp_path)).views == ("cls", "mean")
+    assert Encoder.load(str(tmp_path)).views == ("cls", "mean", "mask")
 
 
 def test_half_a_pooler(directory: Path, tmp_path: Path) -> None:
