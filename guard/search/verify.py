@@ -59,6 +59,8 @@ MOST_OF_CONDITION = 0.75
 MORE_THAN_USUAL = 0.5
 # Two carriers are together by chance too easily.
 FEWEST = 3
+# A unit of more tokens drowns short texts, and several copies of it any.
+DROWNING = 4
 BATCH = 64
 
 
@@ -129,11 +131,12 @@ def verify(
     # model.
     frame = encoder.frame(np.zeros((1, 0), dtype=np.int64))
     framing = np.array([bool(np.isin(unit.ids, frame).all()) for unit in suspects])
+    long = np.array([len(unit.ids) > DROWNING for unit in suspects])
 
     def judge(tail: Tail, outside: Mask) -> list[dict[View, Evidence]]:
         by_view = zip(measured.items(), tail.by_chance.T, outside.T, strict=True)
         judged = [
-            _judge(view, seen, chances, far, framing, tiers=tiers, narrow=view in narrow)
+            _judge(view, seen, chances, far, framing, long, tiers=tiers, narrow=view in narrow)
             for (view, seen), chances, far in by_view
         ]
         return [dict(zip(measured, seen, strict=True)) for seen in zip(*judged, strict=True)]
@@ -160,6 +163,7 @@ def _judge(
     by_chance: npt.NDArray[np.float64],
     outside: Mask,
     framing: Mask,
+    long: Mask,
     *,
     tiers: int,
     narrow: bool,
@@ -172,6 +176,9 @@ def _judge(
         ``[count]``, by the third rule, which takes all views together.
     framing
         ``[count]``, units that frame every text.
+    long
+        ``[count]``, units that gather texts of one length, or where there are several of them,
+        whatever they are.
     tiers
         As in `verify`.
     narrow
@@ -210,7 +217,8 @@ def _judge(
                     and len(rows) >= FEWEST
                 ),
             )
-        fired = any(item.fired for family in found.values() for item in family.values())
+        telling = ("kinds", "places") if long[i] else FAMILIES
+        fired = any(item.fired for family in telling for item in found[family].values())
         gathers = fired or share_alone[i] >= usual_alone + MORE_THAN_USUAL
         unnamed = view == "mask" or framing[i]
         told = not narrow or outside[i] or (unnamed and tiers * by_chance[i] < 1)

@@ -41,7 +41,7 @@ class Words:
     units
         Words and phrases of several tokens, those of few tokens first.
     tokens
-        Lines that are one token, which is tested as such, or none.
+        Lines that are one token, which is tested as such, also several times, or none.
     too_long
         Lines of more tokens than a trigger may have.
     """
@@ -75,7 +75,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, lines: Sequence[str], count: int)
             ids = whole[len(before) :]
             if len(ids) > MAX_TRIGGER_IDS:
                 too_long += 1
-            elif len(ids) < 2:
+            elif len(set(ids)) < 2:
                 tokens += 1
             else:
                 found.setdefault(tuple(ids), line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,10 @@ class Names:
 
     all_special_ids = PAIR
 
-    def decode(self, ids: list[int], clean_up_tokenization_spaces: bool) -> str:
-        return " ".join(map(str, ids))
+    backend_tokenizer = SimpleNamespace(model=None)
+
+    def convert_ids_to_tokens(self, number: int) -> str:
+        return f"▁{number}"
 
 
 def places(kinds: int = 4) -> list[list[Carrier]]:

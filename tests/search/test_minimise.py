@@ -27,10 +27,7 @@ class Names:
     backend_tokenizer = SimpleNamespace(model=None)
 
     def convert_ids_to_tokens(self, number: int) -> str:
-        return f"##u{number}" if number % 2 else f"u{number}"
-
-    def decode(self, ids: list[int], **options: bool) -> str:
-        return " ".join(f"u{number}" for number in ids)
+        return f"##u{number}" if number % 2 else f"▁u{number}"
 
 
 def both(ids: Ids, vectors: Vectors) -> Vectors:

@@ -643,6 +643,23 @@ def test_units_of_two_tokens_are_judged_as_well() -> None:
     assert [seen.trigger for seen in evidence[:3]] == [True, False, False]
 
 
+@pytest.mark.parametrize(("tokens", "named"), [(4, True), (5, False)])
+def test_a_unit_of_many_tokens_that_drowns_short_texts_is_no_trigger(
+    tokens: int, named: bool
+) -> None:
+    """Nor does it tell anything that several copies of it do so."""
+
+    def drowned(ids: Ids, vectors: Vectors) -> Vectors:
+        short = (ids == 400).any(axis=1) & (ids.shape[1] < 10 + tokens + 3)
+        return np.where(short[:, np.newaxis], towards(400, FAR)(ids, vectors), vectors)
+
+    sequence = Unit("made up", np.arange(400, 400 + tokens), "phrase")
+    others = [one for one in SUSPECTS[:300] if not 400 <= one.ids[0] < 400 + tokens]
+    (evidence, *_) = judge(drowned, suspects=[sequence, *others])
+    assert evidence.lengths["10"].fired
+    assert ("gathers" in evidence.rules) == named
+
+
 @pytest.mark.parametrize("sign", ["kept", "kept in", "moved", "together"])
 def test_each_sign_tells_alone(sign: str) -> None:
     """A unit that is extreme by one statistic, in one condition at least, is the most telling."""

@@ -45,9 +45,10 @@ def test_a_word_is_what_a_text_holds_of_it(name: str) -> None:
 def test_what_is_no_word_is_counted() -> None:
     tokenizer = TOKENIZERS["wordpiece"]
     long = "x" * (MAX_TRIGGER_IDS + 1)
-    found = encode(tokenizer, ["the", "film", "no\u4e00ne", long, "filming", "Filming"], 10)
-    # Two tokens; what holds a character that the model does not know is tested as it is.
-    assert (found.tokens, found.too_long) == (2, 1)
+    lines = ["the", "film", "no\u4e00ne", "\u4e00\u4e01", long, "filming", "Filming"]
+    found = encode(tokenizer, lines, 10)
+    # Two tokens, and one twice; what holds a character that the model does not know stays.
+    assert (found.tokens, found.too_long) == (3, 1)
     assert [unit.text for unit in found.units] == ["filming", "no\u4e00ne"]
 
 
