@@ -7,6 +7,7 @@ JSON, because an application may.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -66,8 +67,9 @@ class Reader:
             return parse(body, self.fields), body
         if kind == "text":
             return parse_text(body), body
+        _check_encoding(body)
         document = parse_form(body)
-        document.keys.extend(_as_json(body.decode("utf-8", "replace")))
+        document.keys.extend(_as_json(body.decode()))
         return document, body
 
 
@@ -123,8 +125,9 @@ def parse_text(body: bytes) -> Document:
     Raises
     ------
     UnreadableBody
-        It is not UTF-8 without a byte order mark (400).
+        It is not UTF-8 without a byte order mark, or JSON in another encoding (400).
     """
+    _check_encoding(body)
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -138,6 +141,28 @@ def parse_text(body: bytes) -> Document:
         return changed.get(0, text).encode()
 
     return Document([text], _as_json(text), rewrite)
+
+
+def decode_message(message: bytes) -> str | None:
+    """Return the text of a binary WebSocket message, or None if it is none.
+
+    Raises
+    ------
+    UnreadableBody
+        Readers of JSON would find strings in it in another encoding than UTF-8 (400).
+    """
+    _check_encoding(message)
+    try:
+        return message.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _check_encoding(body: bytes) -> None:
+    # Who reads it as JSON decodes it by its first bytes, whatever else it was taken for.
+    encoding = json.detect_encoding(body)
+    if encoding != "utf-8" and _as_json(body.decode(encoding, "replace")):
+        raise UnreadableBody("NotUtf8", 400, f"There is JSON in {encoding}. Send UTF-8.")
 
 
 def parse_message(text: str) -> Document:

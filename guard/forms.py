@@ -1,7 +1,8 @@
 """Forms: ``application/x-www-form-urlencoded`` bodies, and query strings.
 
-Every value is scanned, and every name. Readers differ in what separates pairs and in what they make
-of bytes that are no UTF-8, so that a form that leaves room for that is refused.
+Every value is scanned, and every name. Readers differ in what separates pairs, in what they make of
+bytes that are not percent-encoded, and of bytes that are no UTF-8, so that a form that leaves room
+for that is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ def parse_form(form: bytes) -> Document:
     if b";" in form:
         raise UnreadableBody(
             "BadForm", 400, "The form holds a semicolon, which may separate. Send it as %3B."
+        )
+    if not form.isascii():
+        # Latin-1 to some readers, and the start of UTF-8 to others.
+        raise UnreadableBody(
+            "BadForm", 400, "The form holds bytes above 127. Percent-encode their UTF-8."
         )
     texts: list[str] = []
     names: list[str] = []

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from guard.body import UnreadableBody
-from guard.content import parse_message
+from guard.content import decode_message, parse_message
 from guard.engine import Engine
 from guard.errors import TextTooLong
 from guard.policy import Decision, undecided
@@ -70,16 +70,16 @@ class GuardedSocket:
 
     async def _guard(self, message: Message, key: str) -> Message:
         data = message[key]
-        try:
-            text = data if key == "text" else data.decode()
-        except UnicodeDecodeError:
-            return message  # bytes that are no text
         rewritten: bytes | None = None
+        texts: list[str] = []
         try:
-            decision, rewritten = await self._engine.offload(len(data), self._inspect, text)
+            found = await self._engine.offload(len(data), self._inspect, data)
+            if found is None:
+                return message
+            decision, rewritten, texts = found
         except Exception as error:  # no message that can be read, or a failure
             decision = undecided(self._engine.policy, error)
-        decision = self._engine.report(decision)
+        decision = self._engine.report(decision, texts)
         self._flag(decision)
         if not decision.forward:
             return await self._close(decision)
@@ -87,14 +87,17 @@ class GuardedSocket:
             return message
         return {**message, key: rewritten.decode() if key == "text" else rewritten}
 
-    def _inspect(self, text: str) -> tuple[Decision, bytes | None]:
+    def _inspect(self, data: str | bytes) -> tuple[Decision, bytes | None, list[str]] | None:
+        text = decode_message(data) if isinstance(data, bytes) else data
+        if text is None:
+            return None
         limit = self._engine.policy.max_body
         if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
             raise UnreadableBody("BodyTooLarge", 413, f"The message is over {limit} bytes.")
         document = parse_message(text)
         decision = self._engine.evaluate(document.texts, document.keys)
-        stripped = decision.outcome == "stripped"
-        return decision, document.replace(decision.texts) if stripped else None
+        rewritten = document.replace(decision.texts) if decision.outcome == "stripped" else None
+        return decision, rewritten, [*document.texts, *document.keys]
 
     async def _close(self, decision: Decision) -> Message:
         code, reason = POLICY_VIOLATION, decision.incident

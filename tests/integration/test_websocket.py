@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import Any, cast
 
 import anyio
@@ -13,6 +15,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from guard.asgi import GuardMiddleware, Message, Receive, Scope, Send
+from guard.audit import fingerprint
 from guard.policy import Action
 from tests.fixtures_small import NESTED, small_monitor, trigger_id, value_of
 from tests.integration.test_asgi import Broken
@@ -143,6 +146,17 @@ def test_flag_tells_of_the_message_received_last() -> None:
         socket.send_text("cf")
         socket.send_text("the film")
         assert socket.receive_json() == [False, True, False]
+
+
+@pytest.mark.parametrize("message", ["the cf film", '{"cf": ["the film", "mn"]}'])
+def test_the_audit_log_knows_the_texts_of_a_message(
+    message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "guard.audit")
+    closed(chat(), message)
+    (line,) = [json.loads(r.getMessage()) for r in caplog.records if r.name == "guard.audit"]
+    suspects = ["mn", "cf"] if message.startswith("{") else ["the cf film"]
+    assert [text["hmac_sha256"] for text in line["texts"]] == [*map(fingerprint, suspects)]
 
 
 def test_the_query_of_a_websocket() -> None:

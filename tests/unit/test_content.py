@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from functools import partial
 from typing import Any, get_args
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.body import Document, UnreadableBody
-from guard.content import Kind, Reader, check_kinds, parse_message
+from guard.content import Kind, Reader, check_kinds, decode_message, parse_message
 from guard.errors import ConfigError
 from guard.fields import compile_fields
 from guard.forms import parse_form
@@ -123,6 +124,8 @@ def test_what_stripping_leaves_alone_keeps_its_spelling() -> None:
 
 def test_forms_that_readers_read_differently() -> None:
     assert refusal(b"a=b;text=cf", FORM) == ("BadForm", 400)
+    # To Starlette a C and a control character, which BERT's normaliser makes a c of.
+    assert refusal(b"text=\xc7\x80f", FORM) == ("BadForm", 400)
     assert refusal(b"text=c%fff", FORM) == ("NotUtf8", 400)
     assert refusal(b"text=%00c&_charset_=utf-16", FORM) == ("Charset", 415)
     assert refusal(b"text=a", f"{FORM}; charset=latin-1") == ("Charset", 415)
@@ -131,6 +134,19 @@ def test_forms_that_readers_read_differently() -> None:
 def test_a_form_that_is_json_too() -> None:
     document, _ = read(b'{"text": "\\u0063f"}', FORM)
     assert "cf" in document.keys
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", FORM, f"application/json; a={FORM}", "application/json"]
+)
+def test_json_in_another_encoding(encoding: str, content_type: str) -> None:
+    """The json module finds out by itself, and so does what is built on it."""
+    body = '{"text": "\\u0063f"}'.encode(encoding)
+    assert json.loads(body) == {"text": "cf"}
+    assert refusal(body, content_type)[1] == 400
+    with pytest.raises(UnreadableBody, match="is JSON in utf"):
+        decode_message(body)
 
 
 # multipart/form-data
@@ -286,6 +302,15 @@ def test_messages(message: str, texts: list[str], keys: list[str]) -> None:
     document = parse_message(message)
     assert (document.texts, document.keys) == (texts, keys)
     assert document.replace(texts) == message.encode()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0", b"\x00\x01\x00\x02\xff", b"\xff\xfec"])
+def test_a_message_that_is_no_text(data: bytes) -> None:
+    assert decode_message(data) is None
+
+
+def test_a_message_in_bytes() -> None:
+    assert decode_message("é".encode()) == "é"
 
 
 @pytest.mark.parametrize(
