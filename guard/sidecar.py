@@ -31,6 +31,7 @@ from guard.asgi import App
 from guard.errors import ConfigError
 from guard.metrics import exposition
 from guard.reload import Follower
+from guard.waiting import ImpatientProtocol
 
 logger = logging.getLogger("guard")
 
@@ -156,7 +157,7 @@ def _server(app: App, *, lifespan: str, drain: int, limit: int | None) -> _Serve
     return _Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=ImpatientProtocol,
             ws="none",
             loop="asyncio",
             lifespan=lifespan,  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from guard.proxy import GuardedProxy, ReverseProxy
 from guard.sidecar import _server
 from tests.fixtures_small import small_monitor, value_of
 from tests.integration.test_uvicorn import CLEAN, TRIGGERED, Connection, chunked, request
+from tests.threads import started
 from tests.upstream import OK, Received, Upstream, playing, reset
 
 TIMEOUT = 0.4
@@ -54,18 +55,8 @@ def proxying(
         registry=registry,
     )
     server: uvicorn.Server = _server(app, lifespan="on", drain=5, limit=None)
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.005)
-            yield Proxy(listener.getsockname()[1], registry)
-        finally:
-            server.should_exit = True
-            thread.join(10)
-            assert not thread.is_alive()
+    with started(server) as port:
+        yield Proxy(port, registry)
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from starlette.routing import Route
 from guard.asgi import GuardMiddleware
 from guard.policy import Action
 from tests.fixtures_small import small_monitor
+from tests.threads import started
 
 LIMIT = 64 * 1024
 
@@ -65,17 +65,8 @@ def serving(action: Action, **options: Any) -> Iterator[int]:
     )
     config = uvicorn.Config(app, port=0, log_level="error", ws="none", loop="asyncio", http="h11")
     server = uvicorn.Server(config)
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.005)
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join(10)
+    with started(server) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
