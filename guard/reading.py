@@ -10,6 +10,9 @@ from guard.errors import GuardError, InvalidUnicode, NotText, TextTooLong
 
 MAX_CHARS = 1_048_576
 
+# Characters that are encoded in a moment.
+_SHORT = 2048
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -46,6 +49,10 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoding:
         The tokenizer failed.
     """
     try:
+        if len(text) > _SHORT:
+            # `encode` holds the interpreter's lock, and with it all other threads, for as long as
+            # it takes; this does not.
+            return tokenizer.encode_batch([text], add_special_tokens=False)[0]
         return tokenizer.encode(text, add_special_tokens=False)
     except BaseException as error:
         if surrogate := _SURROGATE.search(text):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -272,6 +274,28 @@ def test_threads_share_a_monitor(either: Monitor) -> None:
     expected = [either.check(text) for text in texts]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(either.check, texts * 4)) == expected * 4
+
+
+def test_a_long_text_does_not_stop_other_threads(bert: Monitor) -> None:
+    """An event loop among them, which answers everybody else meanwhile."""
+    gaps: list[float] = []
+    done = Event()
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not done.is_set():
+            time.sleep(0.001)
+            gaps.append(time.perf_counter() - last)
+            last += gaps[-1]
+
+    thread = Thread(target=tick)
+    thread.start()
+    start = time.perf_counter()
+    assert not bert.check("é ñ b " * 60_000).triggered
+    taken = time.perf_counter() - start
+    done.set()
+    thread.join()
+    assert max(gaps) < taken / 2
 
 
 def test_an_empty_bank_finds_nothing(tmp_path: Path) -> None:
