@@ -205,7 +205,7 @@ def _byte_bpe(config: Any, tokenizer: Tokenizer) -> ByteBpe | None:
         normalizer = None
     steps = config["pre_tokenizer"] or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
-    *splits, last = steps
+    *splits, last = steps or [{}]
     bytes_of = _byte_alphabet()
     added = _Added.of(config, tokenizer)
     if (

@@ -240,6 +240,7 @@ def test_long_texts_are_looked_at_in_parts(count: int) -> None:
         changed(byte_bpe(("c", "f")), model__byte_fallback=True),
         changed(byte_bpe(("c", "f")), model__vocab={"c": 0, "f": 1, "cf": 2, "?": 3}),
         changed(byte_bpe(("c", "f")), pre_tokenizer=None),
+        changed(byte_bpe(("c", "f")), pre_tokenizer={"type": "Sequence", "pretokenizers": []}),
         changed(
             byte_bpe(("c", "f")),
             pre_tokenizer={
