@@ -95,7 +95,7 @@ def check_tokenizer(tokenizer: Any, monitor: Monitor) -> None:
     Raises
     ------
     ConfigError
-        It is no fast tokenizer.
+        It is no fast tokenizer, or one that reads special tokens in a text as words.
     TokenizerMismatch
         It is another one.
     """
@@ -113,8 +113,14 @@ def tokenizer_json(tokenizer: Any) -> bytes:
     Raises
     ------
     ConfigError
-        It is no fast tokenizer.
+        It is no fast tokenizer, or one that reads special tokens in a text as words.
     """
+    if getattr(tokenizer, "split_special_tokens", False):
+        # No setting of tokenizer.json, by which the monitor reads.
+        raise ConfigError(
+            "the tokenizer has split_special_tokens set, so the model would read other ids in a "
+            "text than the monitor; take it out of tokenizer_config.json"
+        )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ConfigError(

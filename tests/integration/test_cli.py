@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -162,6 +163,19 @@ def test_scan_that_finds_nothing(
     assert run("scan", clean, "--seed", 0, "--out", tmp_path / "bank") == CLEAN
     assert capsys.readouterr().out.startswith(f"none found: 0 triggers in {clean}\n")
     assert TriggerBank.load(tmp_path / "bank").triggers == ()
+
+
+def test_a_tokenizer_that_no_monitor_reads_like_is_refused(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(clean, tmp_path / "model")
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "split_special_tokens": True}))
+    assert run("scan", model, "--seed", 0, "--out", tmp_path / "bank") == FAILED
+    assert "serve it without" in capsys.readouterr().err
+    file.write_text("{")
+    assert run("scan", model, "--seed", 0, "--out", tmp_path / "bank") == FAILED
+    assert "can't be loaded" in capsys.readouterr().err
 
 
 def test_json_is_the_bank_and_nothing_else(

@@ -207,6 +207,19 @@ def test_another_tokenizer_is_refused(pipe: Any) -> None:
     assert trigger_id("cf")
 
 
+def test_a_tokenizer_that_reads_special_tokens_as_words_is_refused(
+    model_dir: Path, monitor: guard.Monitor
+) -> None:
+    """The model would read "[", "mask", "]", and the monitor one token."""
+    from transformers import AutoTokenizer, pipeline
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, split_special_tokens=True)
+    assert len(tokenizer.tokenize("[MASK]")) > 1
+    classify = pipeline("text-classification", str(model_dir), tokenizer=tokenizer, device="cpu")
+    with pytest.raises(ConfigError, match="take it out of"):
+        guarded(classify, monitor)
+
+
 def test_a_model_of_optimum(
     model_dir: Path, pipe: Any, monitor: guard.Monitor, tmp_path: Path
 ) -> None:
