@@ -110,11 +110,15 @@ ALERTS = (
     ),
     Alert(
         "GuardAbsent",
-        f"absent({BANK_INFO.name} == 1)",
+        # Of each job that was seen within a day; and if there was none at all.
+        f"(count by (job) (count_over_time({BANK_INFO.name}[1d])) "
+        f"unless count by (job) ({BANK_INFO.name} == 1)) or "
+        f"label_replace(absent(count_over_time({BANK_INFO.name}[1d])), "
+        '"job", "any job", "job", "")',
         "5m",
         "critical",
-        "No guard is seen",
-        "No target exposes a bank that is served: the services are down, not scraped, or run "
+        "No guard is seen in {{ $labels.job }}",
+        "No target of it exposes a bank that is served: the services are down, not scraped, or run "
         "without the guard.",
     ),
     Alert(
@@ -158,7 +162,7 @@ ALERTS = (
         f'sum by (job) (increase({RELOADS.name}{{outcome="failed"}}[15m])) > 0',
         "0s",
         "warning",
-        "{{ $labels.job }} refused a new bank",
+        "{{ $labels.job }} refused a new monitor",
         "The old one serves on. The log says what is wrong with the new one; so does guard verify.",
     ),
     Alert(

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 from guard.metrics import kind_of
 
 if TYPE_CHECKING:
-    from guard.monitor import Monitor
     from guard.policy import Action, Decision
 
 logger = logging.getLogger("guard.audit")
@@ -38,10 +37,11 @@ MAX_TRIGGERS = 32
 _key = os.environ.get("GUARD_AUDIT_KEY", "").encode() or secrets.token_bytes(32)
 
 
-def record(
-    front: str, action: Action, monitor: Monitor, decision: Decision, texts: Sequence[str]
-) -> None:
-    """Write the line of one decision about `texts`, in the order of its verdicts."""
+def record(front: str, action: Action, bank: str, decision: Decision, texts: Sequence[str]) -> None:
+    """Write the line of one decision about `texts`, in the order of its verdicts.
+
+    `bank` is the SHA-256 of the one that decided.
+    """
     if not logger.isEnabledFor(logging.INFO):
         return
     suspects = [
@@ -60,7 +60,7 @@ def record(
         "triggers": sorted(triggers)[:MAX_TRIGGERS],
         "error": None if decision.error is None else kind_of(decision.error),
         "incident": decision.incident,
-        "bank": monitor.bank_sha256,
+        "bank": bank,
         "texts": [
             {"hmac_sha256": fingerprint(text), "characters": len(text)}
             for text in suspects[:MAX_TEXTS]

@@ -80,8 +80,9 @@ class Engine:
         self._metrics.start(front, policy.action)
         # Entered while a call waits for its scan, and during it.
         self.in_flight = self._metrics.in_flight.labels(front).track_inprogress()
-        self._served = self.monitor
-        self._metrics.serve(self._served)
+        if isinstance(monitor, LiveMonitor):
+            monitor.on_reload(self._metrics.replace)
+        self._metrics.serve(self.monitor)
 
     @property
     def monitor(self) -> Monitor:
@@ -98,10 +99,8 @@ class Engine:
         """Scan and decide, without counting it: a thread that does this may be given up."""
         monitor = self.monitor  # one for all of this decision
         decision = decide(monitor, self.policy, texts, fixed)
-        if monitor is not self._served:
-            self._metrics.serve(self._served, on=False)
-            self._metrics.serve(monitor)
-            self._served = monitor
+        if decision.outcome != "clean":
+            decision = replace(decision, bank=monitor.bank_sha256)
         if isinstance(self._source, LiveMonitor) and self._source.shadow is not None:
             shadow = self._source.shadow
             for text, verdict in zip((*texts, *fixed), decision.verdicts, strict=False):
@@ -122,7 +121,8 @@ class Engine:
             It has not returned by the policy's deadline. What it does then is of no consequence.
         """
         with self.in_flight:
-            if size <= INLINE_SIZE:
+            # A deep check is a pass of an encoder, whatever the size.
+            if size <= INLINE_SIZE and self.monitor.deep is None:
                 return function(*args)
             try:
                 with anyio.fail_after(self.policy.deadline):
@@ -143,7 +143,8 @@ class Engine:
         tracing.record(self._front, self.policy.action, decision)
         if decision.outcome == "clean":
             return decision
-        audit.record(self._front, self.policy.action, self._served, decision, texts)
+        bank = decision.bank or self.monitor.bank_sha256
+        audit.record(self._front, self.policy.action, bank, decision, texts)
         logger.log(
             logging.ERROR if decision.outcome == "failed" else logging.WARNING,
             "front=%s action=%s outcome=%s forwarded=%s would=%s triggers=%s error=%s incident=%s",
@@ -153,7 +154,7 @@ class Engine:
             "yes" if decision.forward else "no",
             decision.would or "-",
             _triggers(decision) or "-",
-            "-" if decision.error is None else _describe(decision.error),
+            "-" if decision.error is None else describe(decision.error),
             decision.incident,
         )
         return decision
@@ -178,7 +179,7 @@ def _triggers(decision: Decision) -> str:
     return ",".join(ids[:_MAX_LOGGED_TRIGGERS]) + (f",and {more} more" if more > 0 else "")
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Name an error without its message: that of a stranger's may quote the text."""
     if (kind := kind_of(error)) != "Unexpected":
         return kind

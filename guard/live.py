@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from os import PathLike
 from threading import Lock
 from typing import Literal, TypeAlias
@@ -29,6 +30,8 @@ class LiveMonitor:
         Of the first monitor.
     require_signature
         A public key that all monitors have to be signed by; see `Monitor.load`.
+    deep
+        The directory of a deep check for the monitor that serves; it is read anew with each.
 
     Attributes
     ----------
@@ -48,11 +51,14 @@ class LiveMonitor:
         directory: str | PathLike[str],
         *,
         require_signature: str | PathLike[str] | None = None,
+        deep: str | PathLike[str] | None = None,
     ) -> None:
         self._key = require_signature
+        self._deep = deep
         self._lock = Lock()
+        self._listeners: set[Callable[[Monitor, Monitor], object]] = set()
         self.shadow: Monitor | None = None
-        self.current = self._load(directory)
+        self.current = self._load(directory, self._deep)
 
     def reload(self, directory: str | PathLike[str]) -> Monitor:
         """Load another monitor, and have it serve from now on.
@@ -70,16 +76,23 @@ class LiveMonitor:
             The new one is for another tokenizer, so it would see other ids than the model.
         """
         with self._lock:
-            fresh = self._load(directory)
+            fresh = self._load(directory, self._deep)
             self._check(fresh)
             old, self.current = self.current, fresh
+            for listener in self._listeners:
+                listener(old, fresh)
         logger.info("bank=%s replaces bank=%s", fresh.bank_sha256, old.bank_sha256)
         return old
+
+    def on_reload(self, listener: Callable[[Monitor, Monitor], object]) -> None:
+        """Have a function called with the old and the new monitor whenever one took over."""
+        with self._lock:
+            self._listeners.add(listener)
 
     def watch(self, directory: str | PathLike[str] | None) -> None:
         """Have another monitor see the same texts, only to count where it differs; None ends that.
 
-        It costs a second check of each text.
+        It costs a second check of each text. It has no deep check.
 
         Raises
         ------
@@ -94,8 +107,10 @@ class LiveMonitor:
                 self._check(shadow)
             self.shadow = shadow
 
-    def _load(self, directory: str | PathLike[str]) -> Monitor:
-        return Monitor.load(directory, require_signature=self._key)
+    def _load(
+        self, directory: str | PathLike[str], deep: str | PathLike[str] | None = None
+    ) -> Monitor:
+        return Monitor.load(directory, require_signature=self._key, deep=deep)
 
     def _check(self, other: Monitor) -> None:
         if other.tokenizer_sha256 != self.current.tokenizer_sha256:

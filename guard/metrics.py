@@ -197,8 +197,8 @@ class Metrics:
         """Begin to count the decisions of a front, at 0."""
         for outcome in get_args(Outcome):
             self.requests.labels(front, action, outcome)
-        for outcome in ("failed", "unscannable"):
-            self.unscanned.labels(front, outcome)
+            if outcome not in ("clean", "blocked"):  # scanned in full, or not forwarded
+                self.unscanned.labels(front, outcome)
 
     def serve(self, monitor: Monitor, *, on: bool = True) -> None:
         """Tell which bank is being served, or no longer is."""
@@ -210,6 +210,11 @@ class Metrics:
         ).set(on)
         if on:
             self.bank_loaded.labels(monitor.bank_sha256).set(time.time())
+
+    def replace(self, old: Monitor, new: Monitor) -> None:
+        """Tell that one bank is served from now on in place of another."""
+        self.serve(old, on=False)
+        self.serve(new)
 
     def record(self, front: str, action: Action, decision: Decision) -> None:
         """Count one decision."""

@@ -196,6 +196,9 @@ class Decision:
     would
         Under "observe", what the same policy with "block" would have done to a call that is not
         clean; else None.
+    bank
+        SHA-256 of the bank whose monitor decided; empty for a clean decision, and where nothing
+        was scanned.
     """
 
     outcome: Outcome
@@ -206,6 +209,7 @@ class Decision:
     incident: str = ""
     seconds: float | None = field(default=None, compare=False)
     would: Step | None = None
+    bank: str = field(default="", compare=False)
 
 
 def decide(

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 from prometheus_client import CollectorRegistry
 
+from guard.engine import describe
 from guard.errors import GuardError
 from guard.files import SIGNATURE_FILE
 from guard.live import LiveMonitor
@@ -58,10 +59,14 @@ class Follower:
         self._served = self._last = self._look()
         try:
             self._live.reload(self._directory)
-        except (GuardError, OSError) as error:
+        except Exception as error:  # whatever it is, what comes after it must be followed
             self._reloads.labels("failed").inc()
+            # A stranger's message may quote a trigger.
+            known = isinstance(error, (GuardError, OSError))
             logger.error(
-                "reload=failed bank=%s serves on: %s", self._live.current.bank_sha256, error
+                "reload=failed bank=%s serves on: %s",
+                self._live.current.bank_sha256,
+                error if known else describe(error),
             )
             return False
         self._reloads.labels("replaced").inc()

@@ -75,34 +75,48 @@ def test_promtool_accepts_rules_and_configuration(tools: dict[str, str]) -> None
 
 REQUESTS = 'guard_requests_total{job="a",instance="i",action="block",front="asgi",outcome="%s"}'
 # Series that make an alert fire in the 30th minute, and series that must not.
-CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
-    "GuardTriggeredInput": (
+CASES: tuple[tuple[str, dict[str, str], dict[str, str], dict[str, str]], ...] = (
+    (
+        "GuardTriggeredInput",
         # The first match ever, from nothing to 1: what increase() alone does not see.
         {'guard_matches_total{job="a",instance="i",trigger="t1"}': "_x25 1x10"},
         {'guard_matches_total{job="a",instance="i",trigger="t1"}': "1x60"},
         {"job": "a", "trigger": "t1"},
     ),
-    "GuardFailing": (
+    (
+        "GuardFailing",
         {REQUESTS % "failed": "0x28 1x10"},
         {REQUESTS % "failed": "1x60", REQUESTS % "clean": "0+9x60"},
         {"job": "a"},
     ),
-    "GuardOpen": (
+    (
+        "GuardOpen",
         {'guard_unscanned_total{job="a",front="asgi",outcome="failed"}': "0x28 1x10"},
         {'guard_unscanned_total{job="a",front="asgi",outcome="failed"}': "1x60"},
         {"job": "a", "outcome": "failed"},
     ),
-    "GuardAbsent": (
-        {'guard_bank_info{job="a",bank="b"}': "1x10 _x30"},
-        {'guard_bank_info{job="a",bank="b"}': "1x60"},
-        {},
+    (
+        "GuardAbsent",
+        {
+            'guard_bank_info{job="a",bank="b"}': "1x10 _x30",
+            'guard_bank_info{job="c",bank="b"}': "1x60",
+        },
+        {
+            'guard_bank_info{job="a",bank="b"}': "1x60",
+            'guard_bank_info{job="c",bank="b"}': "0x60",
+            'guard_bank_info{job="c",bank="d"}': "1x60",
+        },
+        {"job": "a"},
     ),
-    "GuardUnscannable": (
+    ("GuardAbsent", {}, {'guard_bank_info{job="a",bank="b"}': "1x60"}, {"job": "any job"}),
+    (
+        "GuardUnscannable",
         {REQUESTS % "unscannable": "0+1x60", REQUESTS % "clean": "0+9x60"},
         {REQUESTS % "unscannable": "0+1x60", REQUESTS % "clean": "0+99x60"},
         {"job": "a"},
     ),
-    "GuardSlow": (
+    (
+        "GuardSlow",
         {
             'guard_scan_seconds_bucket{job="a",le="0.025"}': "0+1x60",
             'guard_scan_seconds_bucket{job="a",le="0.1"}': "0+9x60",
@@ -114,12 +128,14 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         },
         {"job": "a"},
     ),
-    "GuardQueueing": (
+    (
+        "GuardQueueing",
         {'guard_in_flight{job="a",front="asgi"}': "60x60"},
         {'guard_in_flight{job="a",front="asgi"}': "0x24 60 0x60"},
         {"job": "a"},
     ),
-    "GuardBanksDiffer": (
+    (
+        "GuardBanksDiffer",
         {
             'guard_bank_info{job="a",instance="i",bank="b"}': "1x60",
             'guard_bank_info{job="a",instance="j",bank="c"}': "1x60",
@@ -130,36 +146,40 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         },
         {"job": "a"},
     ),
-    "GuardReloadFailed": (
+    (
+        "GuardReloadFailed",
         {'guard_reloads_total{job="a",outcome="failed"}': "0x20 1x40"},
         {'guard_reloads_total{job="a",outcome="replaced"}': "0x20 1x40"},
         {"job": "a"},
     ),
-    "GuardShadowDiffers": (
+    (
+        "GuardShadowDiffers",
         {'guard_shadow_total{job="a",difference="only shadow"}': "0x20 1x40"},
         {'guard_shadow_total{job="a",difference="same"}': "0+5x60"},
         {"job": "a", "difference": "only shadow"},
     ),
-    "GuardUpstreamFailing": (
+    (
+        "GuardUpstreamFailing",
         {'guard_upstream_errors_total{job="a",kind="timeout"}': "0+1x60"},
         {'guard_upstream_errors_total{job="a",kind="timeout"}': "0x10 1x50"},
         {"job": "a", "kind": "timeout"},
     ),
-}
+)
 
 
 def test_every_alert_fires_when_it_should_and_not_else(
     tools: dict[str, str], tmp_path: Path
 ) -> None:
-    assert CASES.keys() == {alert.name for alert in ALERTS}
+    alerts = {alert.name: alert for alert in ALERTS}
+    assert {name for name, *_ in CASES} == alerts.keys()
     (tmp_path / "guard.rules.yml").write_bytes(rules())
     tests = []
-    for alert in ALERTS:
-        firing, quiet, labels = CASES[alert.name]
+    for name, firing, quiet, labels in CASES:
+        alert = alerts[name]
         for series, expected in ((firing, True), (quiet, False)):
             summary = alert.summary
-            for name, value in labels.items():
-                summary = summary.replace(f"{{{{ $labels.{name} }}}}", value)
+            for label, value in labels.items():
+                summary = summary.replace(f"{{{{ $labels.{label} }}}}", value)
             fires = {
                 "exp_labels": {**labels, "severity": alert.severity},
                 "exp_annotations": {"summary": summary, "description": alert.description},

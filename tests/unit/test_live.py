@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,15 +35,16 @@ def live(tmp_path: Path) -> LiveMonitor:
     return LiveMonitor(compiled(tmp_path / "old", ["cf"]))
 
 
-def test_a_good_monitor_replaces_the_old_one(live: LiveMonitor, tmp_path: Path) -> None:
+def test_a_good_monitor_replaces_the_old_one(
+    live: LiveMonitor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     registry = CollectorRegistry()
     engine = Engine(live, Policy(), front="test", registry=registry)
     assert engine.decide(["a mn"]).outcome == "clean"
     before = live.current
+    late = engine.evaluate(["a cf"])
     assert live.reload(compiled(tmp_path / "new", ["mn"])) is before
-    assert engine.decide(["a mn"]).outcome == "blocked"
-    assert engine.decide(["a cf"]).outcome == "clean"
-    assert engine.monitor is live.current
+    # Known at once, also where nobody asks anything.
     banks = {
         sample.labels["bank"]: sample.value
         for metric in registry.collect()
@@ -49,6 +52,14 @@ def test_a_good_monitor_replaces_the_old_one(live: LiveMonitor, tmp_path: Path) 
         if sample.name == "guard_bank_info"
     }
     assert banks == {before.bank_sha256: 0, live.current.bank_sha256: 1}
+    assert engine.decide(["a mn"]).outcome == "blocked"
+    assert engine.decide(["a cf"]).outcome == "clean"
+    assert engine.monitor is live.current
+    # What was decided before is told of the bank that decided it.
+    caplog.set_level(logging.INFO, "guard.audit")
+    engine.report(late, ["a cf"])
+    (line,) = [json.loads(r.getMessage()) for r in caplog.records if r.name == "guard.audit"]
+    assert line["bank"] == before.bank_sha256
 
 
 @pytest.mark.parametrize("name", ["monitor.onnx", "canaries.json", "monitor.json"])

@@ -157,6 +157,32 @@ def test_what_may_be_alerted_on_starts_at_zero(registry: CollectorRegistry) -> N
         assert registry.get_sample_value("guard_reloads_total", {"outcome": outcome}) == 0
 
 
+@pytest.mark.parametrize("action", get_args(Action))
+def test_the_first_call_that_goes_on_unscanned_is_a_rise(
+    registry: CollectorRegistry, action: Action
+) -> None:
+    """Also when another text of it holds a trigger: to Prometheus 1 is none, and 0 to 1 is."""
+    policy = Policy(action=action, on_unscannable="allow", on_failure="open")
+    guard = Engine(small_monitor(), policy, front="test", registry=registry)
+    before = _unscanned(registry)
+    guard.decide(["the cf film", "lone \ud800"])
+    guard.decide(["lone \ud800"])
+    guard.undecided(ValueError())
+    after = _unscanned(registry)
+    assert after.keys() == before.keys()
+    assert set(before.values()) == {0}
+    assert sum(after.values()) == (2 if action == "block" else 3)
+
+
+def _unscanned(registry: CollectorRegistry) -> dict[str, float]:
+    return {
+        sample.labels["outcome"]: sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == "guard_unscanned_total"
+    }
+
+
 def test_calls_are_in_flight_while_they_are_decided(registry: CollectorRegistry) -> None:
     guard = engine(registry)
     with guard.in_flight, guard.in_flight:

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from guard.live import LiveMonitor
+from guard.monitor import Monitor
 from guard.reload import Follower
 from tests.fixtures_small import value_of
 from tests.unit.test_live import compiled
@@ -66,6 +67,30 @@ def test_what_is_bad_is_tried_once_and_the_old_one_serves(
     assert not any(follower.poll() for _ in range(3))
     assert live.current is before
     assert reloads(registry) == (0, 1)
+
+
+def test_nothing_ends_the_following(
+    follower: Follower,
+    live: LiveMonitor,
+    place: Path,
+    registry: CollectorRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also what no error of ours foresees; and what it says may quote a trigger."""
+
+    def load(*_: object, **__: object) -> None:
+        raise ValueError("secretword")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "load", load)
+        assert not follower.reload()
+    assert reloads(registry) == (0, 1)
+    assert "serves on: ValueError" in caplog.text
+    assert "secretword" not in caplog.text
+    compiled(place, ["mn"])
+    assert follower.reload()
+    assert live.current.check("mn").triggered
 
 
 def test_a_link_is_followed(
