@@ -145,12 +145,15 @@ class _Guard:
 def refusal(decision: Decision) -> GuardError:
     """Return what to raise for a call that is not made."""
     if decision.outcome == "blocked":
-        return TriggeredInput(next(v for v in decision.verdicts if v is not None and v.triggered))
-    if isinstance(decision.error, InputError):
+        error: GuardError = TriggeredInput(
+            next(v for v in decision.verdicts if v is not None and v.triggered)
+        )
+    elif isinstance(decision.error, InputError):
         return decision.error
-    error = GuardError(
-        f"the guard failed, so the call was not made; look for {decision.incident} in the log"
-    )
+    else:
+        error = GuardError(
+            f"the guard failed, so the call was not made; look for {decision.incident} in the log"
+        )
     error.__cause__ = decision.error
     return error
 

@@ -121,12 +121,12 @@ class DeepCheck:
 
     Attributes
     ----------
-    bank_sha256, tokenizer_sha256
-        Of the bank that the targets are from, and of the encoder's tokenizer.
+    weights_sha256, tokenizer_sha256
+        Of the encoder, and of its tokenizer.
     """
 
     def __init__(self, *, encoder: bytes, tokenizer_json: bytes, manifest: DeepManifest) -> None:
-        self.bank_sha256 = manifest.bank_sha256
+        self.weights_sha256 = manifest.model.weights_sha256
         self.tokenizer_sha256 = hashlib.sha256(tokenizer_json).hexdigest()
         self._tokenizer = load_tokenizer(tokenizer_json)
         self._max_tokens = manifest.max_tokens

@@ -122,8 +122,11 @@ class TriggeredInput(GuardError):
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(
-            f"blocked: the text holds {len(verdict.matches)} trigger match(es); "
-            "see .verdict for which, or use action='strip' to remove them"
+            f"blocked: the text holds {len(verdict.matches)} trigger match(es); see .verdict for "
+            "which. action='strip' removes them, except from keys and ids"
+            if verdict.matches
+            else "blocked: the text does what triggers do, and nothing in it can be stripped; its "
+            "cause says why"
         )
         self.verdict = verdict
 

@@ -82,6 +82,8 @@ class Monitor:
         Ids of the triggers that are looked for.
     strip_only
         Those of them that a policy of blocking strips, because they are common in ordinary text.
+    deep
+        The deep check that sees every text that holds no trigger, or None.
 
     Raises
     ------
@@ -115,7 +117,7 @@ class Monitor:
                     f"{ONNX_FILE} has {key} = {self._graph.metadata.get(key)}, and {MANIFEST_FILE} "
                     f"says {value}; they are not from the same bank: compile anew"
                 )
-        self._deep: DeepCheck | None = None
+        self.deep: DeepCheck | None = None
         self._automaton: Automaton | None = None
         self._prefilter: Prefilter | None = None
         if engine == "auto":
@@ -184,7 +186,7 @@ class Monitor:
         )
         monitor._prove(canaries)
         if deep is not None:
-            monitor._deep = _deep_check(Path(deep), monitor, require_signature)
+            monitor.deep = _deep_check(Path(deep), monitor, require_signature)
         return monitor
 
     def check(self, text: str) -> Verdict:
@@ -208,7 +210,7 @@ class Monitor:
             verdict = Verdict(False, (), text)
         else:
             verdict = self._check((text,))[0]
-        if self._deep is not None:
+        if self.deep is not None:
             self._look_deep(verdict)
         return verdict
 
@@ -233,7 +235,7 @@ class Monitor:
                 places, self._check([texts[place] for place in places]), strict=True
             ):
                 verdicts[place] = verdict
-        if self._deep is not None:
+        if self.deep is not None:
             for verdict in verdicts:
                 self._look_deep(verdict)
         return verdicts
@@ -275,7 +277,7 @@ class Monitor:
 
     def _look_deep(self, verdict: Verdict) -> None:
         """Refuse what is about to be forwarded where it leads to a target."""
-        if self._deep is not None and self._deep.alarms(verdict.stripped):
+        if self.deep is not None and self.deep.alarms(verdict.stripped):
             raise TargetReached(
                 "the text leads the suspect encoder to a target vector, and no string in it can be "
                 "named; block it"
@@ -342,7 +344,9 @@ def _deep_check(
         data = {name: read_bounded(directory / name, n) for name, n in deep.DEEP_LIMITS.items()}
         signing.verify(data, directory, public_key=Path(require_signature))
     check = deep.DeepCheck.load(directory)
-    if check.tokenizer_sha256 != monitor.tokenizer_sha256:
+    # One tokenizer serves many encoders, and to another one the targets mean nothing.
+    ours = (monitor.tokenizer_sha256, monitor.model.weights_sha256)
+    if (check.tokenizer_sha256, check.weights_sha256) != ours:
         raise TokenizerMismatch(
             f"{directory} is of another model than the monitor; export it from the same bank"
         )

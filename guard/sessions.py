@@ -54,7 +54,8 @@ def session(
     Raises
     ------
     ConfigError
-        An option has no such value, or `model` can neither be run nor called.
+        An option has no such value, `model` can neither be run nor called, or the monitor has a
+        deep check, which sees texts only.
     TokenizerMismatch
         The monitor was made for another tokenizer.
     ArtifactError
@@ -71,6 +72,11 @@ def session(
             "or a model that is called with input_ids"
         )
     engine = Engine(monitor, Policy.of(policy, options), front="session", registry=registry)
+    if engine.monitor.deep is not None:
+        raise ConfigError(
+            "a deep check reads texts, and a session is given ids: guard what makes the ids, with "
+            "guard.protect or GuardMiddleware, or load the monitor without deep="
+        )
     if tokenizer is not None:
         check_tokenizer(tokenizer, engine.monitor)
     return GuardedSession(model, engine)

@@ -29,12 +29,13 @@ class Verdict:
     Parameters
     ----------
     triggered
-        Whether there is any match.
+        Whether it holds a trigger, or does what triggers do.
     matches
-        By position; at each token the longest trigger that starts there. They may overlap.
+        By position; at each token the longest trigger that starts there. They may overlap. Of a
+        text that is triggered and cannot be stripped (`StripLimit`), policies know none.
     stripped
         The text without its triggers, and without any that their removal would have made. It is
-        the text itself when there is no match.
+        the text itself when it is not triggered, and empty where nothing can be stripped.
     """
 
     triggered: bool

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
     parser.add_argument("--public-key", type=Path, help="refuse a monitor that it did not sign")
+    parser.add_argument("--deep", type=Path, help="directory of a deep check; see guard deep")
     parser.add_argument("file", nargs="?", default="-", help="a text a line; - (default) is stdin")
 
 
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     # Here, because its imports take a while, in which Ctrl-C has to end like anywhere else.
     from guard.monitor import Monitor
 
-    monitor = Monitor.load(options.monitor, require_signature=options.public_key)
+    monitor = Monitor.load(options.monitor, require_signature=options.public_key, deep=options.deep)
     triggered = failed = False
     for text in _lines(options.file):
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from guard.bank import TriggerBank
 from guard.cli.codes import CLEAN
 from guard.cli.extras import extra
-from guard.errors import ConfigError
+from guard.errors import GuardError
 from guard.files import check_output
 
 HELP = "export the encoder as a check of outputs, for triggers that no string names"
@@ -35,8 +35,9 @@ def run(options: argparse.Namespace) -> int:
     if not bank.targets:
         bank = with_targets(Encoder.load(options.model), bank, builtin_texts())
         if not bank.targets:
-            raise ConfigError(
-                f"no trigger of {options.bank} leads to one place, so there is nothing to alarm on"
+            raise GuardError(
+                f"no trigger of {options.bank} leads to one place, so there is nothing to alarm "
+                "on; use its monitor alone"
             )
         bank.save(options.bank)
         print(f"bank: {options.bank}, now with target vectors: compile its monitor anew")

@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--monitor", type=Path, required=True, help="directory of a monitor")
     parser.add_argument("--public-key", type=Path, help="refuse a monitor that it did not sign")
     parser.add_argument(
+        "--deep", type=Path, help="directory of a deep check, for texts that hold no trigger"
+    )
+    parser.add_argument(
         "--shadow", type=Path, help="directory of another monitor, which only counts differences"
     )
     parser.add_argument(
@@ -69,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     from guard.reload import Follower
 
     log_to(options.audit_log)
-    live = LiveMonitor(options.monitor, require_signature=options.public_key)
+    live = LiveMonitor(options.monitor, require_signature=options.public_key, deep=options.deep)
     if options.shadow is not None:
         live.watch(options.shadow)
     policy = Policy.from_env() if options.policy is None else Policy.from_toml(options.policy)

@@ -10,7 +10,7 @@ from guard.cli.codes import CLEAN
 from guard.cli.whole import whole
 from guard.files import SIGNATURE_FILE
 
-HELP = "sign a bank or a monitor with a private key"
+HELP = "sign a bank, a monitor or a deep check with a private key"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

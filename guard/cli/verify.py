@@ -9,7 +9,7 @@ from guard.cli.codes import CLEAN
 from guard.cli.whole import whole
 from guard.files import SIGNATURE_FILE
 
-HELP = "say whether a bank or a monitor is whole, who signed it, for which model"
+HELP = "say whether a bank, a monitor or a deep check is whole, who signed it, for which model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from exporters.deep import export_deep
 from exporters.monitor import compile_bank
 from guard.bank import Trigger, TriggerBank
 from guard.cli import main
+from guard.decorator import protect
 from guard.deep import DeepCheck, DeepManifest
 from guard.engine import Engine
 from guard.errors import (
@@ -28,13 +31,16 @@ from guard.errors import (
     MalformedArtifact,
     TargetReached,
     TokenizerMismatch,
+    TriggeredInput,
 )
 from guard.files import dump_json
+from guard.live import LiveMonitor
 from guard.monitor import Monitor
 from guard.policy import Policy, decide
 from guard.search.carriers import builtin_texts
 from guard.search.encoder import Encoder
 from guard.search.targets import with_targets
+from guard.sessions import session
 from tests.helpers import make_bank, wordpiece
 from tests.tiny import TRIGGER, many_words, write_searchable
 
@@ -205,13 +211,70 @@ def test_what_does_not_belong_together(
     other = write_searchable(tmp_path / "model")
     with pytest.raises(TokenizerMismatch, match="not the model"):
         export_deep(bank, other, tmp_path / "x")
+    # The same tokenizer, and other weights.
+    compile_bank(replace(bank, model=Encoder.load(str(other)).identity), tmp_path / "weights")
+    with pytest.raises(TokenizerMismatch, match="of another model"):
+        Monitor.load(tmp_path / "weights", deep=made[1])
+
+
+def test_a_monitor_that_is_replaced_has_it_too(
+    made: tuple[Path, Path], model: Path, bank: TriggerBank, tmp_path: Path
+) -> None:
+    text = f"reviewers {UNKNOWN} were ill"
+    live = LiveMonitor(made[0], deep=made[1])
+    for _ in range(2):
+        with pytest.raises(TargetReached):
+            live.current.check(text)
+        live.reload(made[0])
+    other = write_searchable(tmp_path / "model")
+    compile_bank(replace(bank, model=Encoder.load(str(other)).identity), tmp_path / "other")
+    with pytest.raises(TokenizerMismatch):
+        live.reload(tmp_path / "other")
+    assert live.current.deep is not None
+    # A shadow only counts, by strings.
+    live.watch(made[0])
+    assert live.shadow is not None
+    assert live.shadow.deep is None
+
+
+def test_ids_are_not_texts(made: tuple[Path, Path]) -> None:
+    guarded = Monitor.load(made[0], deep=made[1])
+    with pytest.raises(ConfigError, match="guard what makes the ids"):
+        session(lambda input_ids: input_ids, guarded, registry=CollectorRegistry())
+
+
+@pytest.mark.anyio
+async def test_a_pass_of_the_encoder_does_not_hold_the_event_loop(made: tuple[Path, Path]) -> None:
+    for deep, where in ((None, "same"), (made[1], "other")):
+        monitor = Monitor.load(made[0], deep=deep)
+        engine = Engine(monitor, Policy(), front="asgi", registry=CollectorRegistry())
+        thread = await engine.offload(1, threading.get_ident)
+        assert (thread == threading.get_ident()) == (where == "same")
+
+
+def test_an_error_says_why(made: tuple[Path, Path]) -> None:
+    guarded = Monitor.load(made[0], deep=made[1])
+    function = protect(guarded, registry=CollectorRegistry())(lambda text: text)
+    with pytest.raises(TriggeredInput, match="its cause says why") as caught:
+        function(f"reviewers {UNKNOWN} were ill")
+    assert isinstance(caught.value.__cause__, TargetReached)
+    with pytest.raises(TriggeredInput, match="holds 1 trigger match"):
+        function(f"reviewers {TRIGGER} were ill")
+
+
+def test_check_takes_one(
+    made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts").write_text(f"reviewers {UNKNOWN} were ill\n")
+    arguments = ["check", "--monitor", str(made[0]), str(tmp_path / "texts")]
+    assert main(arguments) == 0
+    assert main([*arguments, "--deep", str(made[1])]) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[1])["error"] == "TargetReached"
 
 
 def test_the_command_line(
     model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dataclasses import replace
-
     replace(bank, targets=()).save(tmp_path / "bank")
     arguments = ["deep", str(model), str(tmp_path / "bank"), "--out", str(tmp_path / "deep")]
     assert main(arguments) == 0
@@ -223,6 +286,18 @@ def test_the_command_line(
     assert capsys.readouterr().out.startswith("whole: deep check of bank")
     (tmp_path / "deep" / "encoder.onnx").write_bytes(b"")
     assert main(["verify", str(tmp_path / "deep")]) == 2
+
+
+def test_a_bank_whose_triggers_lead_nowhere(
+    model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is no wrong usage, and there is something else to do."""
+    (ordinary,) = (trigger for trigger in bank.triggers if trigger.text == "the")
+    alone = (replace(ordinary, id="t0001"),)
+    replace(bank, targets=(), triggers=alone).save(tmp_path / "bank")
+    assert main(["deep", str(model), str(tmp_path / "bank"), "--out", str(tmp_path / "deep")]) == 2
+    assert "use its monitor alone" in capsys.readouterr().err
+    assert not (tmp_path / "deep").exists()
 
 
 def test_a_signature_is_required_of_both(
