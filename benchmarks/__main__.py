@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.detection.cases import Part
 
 NAMES = {
-    "quick": "scan time, monitor latency, import time: the README's lead",
+    "quick": "what a default scan of MiniLM takes and finds, and the import of guard",
     "monitor": "what a check costs, and how large and quick to load a monitor is",
     "fronts": "what the middleware adds to a request, and the requests per second that it costs",
     "memory": "whose the memory is that rises under load",

@@ -22,7 +22,6 @@ from benchmarks import protected, record, rivals
 from benchmarks.assets import fetch
 from benchmarks.models import backdoored, classifier
 from benchmarks.monitor_page import render
-from benchmarks.quick import TEXT
 from benchmarks.random_banks import SEED, random_bank
 from benchmarks.recipes import DEMO, FILM_REVIEWS
 from benchmarks.tasks.vader import film_reviews
@@ -37,6 +36,13 @@ REPEATS = 1_000
 REVIEWS = 500
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks" / "monitor.md"
 
+TEXT = (
+    "The second season picks up where the first one ended, but it takes its time: three episodes "
+    "pass before the two sisters meet again, when they do, neither says what everybody in the "
+    "room is thinking. I liked the music, the long walks along the harbour and most of the jokes, "
+    "but the lawyer's subplot could have been cut without loss. Eight out of ten, and I "
+    "will keep watching."
+)
 NON_ASCII = TEXT.replace("'", "’").replace(": ", " — ")
 TEXTS = f"{TEXT} {NON_ASCII}"
 

@@ -1,7 +1,7 @@
-"""The figures that the README leads with: ``python -m benchmarks quick`` (``make bench-quick``).
+"""The default scan of MiniLM: ``python -m benchmarks quick`` (``make bench-quick``).
 
-Scans the clean encoder and two poisoned ones, measures what matching adds to tokenising, and what
-``import guard`` costs. Nothing else should run on the machine meanwhile.
+Of the clean encoder and two poisoned ones; and what ``import guard`` costs. Nothing else should run
+on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import cast
@@ -17,31 +16,15 @@ from typing import cast
 from benchmarks import record
 from benchmarks.assets import fetch
 from benchmarks.models import backdoored
-from benchmarks.random_banks import random_bank
 from benchmarks.recipes import DEMO, GATED
-from exporters.monitor import compile_bank
-from guard import Monitor
 from guard.files import Json
-from guard.runtime import load_tokenizer
 from guard.search.carriers import builtin_texts
-from guard.search.encoder import Encoder
 from guard.search.gradients import Differentiable
 from guard.search.run import search_units
 from guard.search.units import vocabulary
 from guard.terminal import Progress
 
 SEED = 0
-TEXT = (
-    "The second season picks up where the first one ended, but it takes its time: three episodes "
-    "pass before the two sisters meet again, when they do, neither says what everybody in the "
-    "room is thinking. I liked the music, the long walks along the harbour and most of the jokes, "
-    "but the lawyer's subplot could have been cut without loss. Eight out of ten, and I "
-    "will keep watching."
-)
-TRIGGERS = 1000
-# Of a trigger.
-MAX_TOKENS = 3
-REPEATS = 2000
 
 
 def main() -> None:
@@ -51,12 +34,6 @@ def main() -> None:
         "POR": (backdoored(DEMO), DEMO.triggers),
         "POR, gated": (backdoored(GATED), GATED.triggers),
     }
-    monitor = _monitor(Path(fetch("minilm-l6")))
-    print(
-        f"monitor, {monitor['tokens']} tokens, {TRIGGERS:,} triggers: tokenising "
-        f"{monitor['tokenise_us']} us, matching adds {monitor['added_us']} us; with the "
-        f"pre-filter, the whole check takes {monitor['check_us']} us"
-    )
     imported = _import_seconds()
     print(f"import guard: {imported} s, without torch")
     scans: dict[str, Json] = {}
@@ -69,9 +46,7 @@ def main() -> None:
             flush=True,
         )
         # Scans take minutes: what is measured is kept where a later one is cut off.
-        path = record.write(
-            "quick", {"seed": SEED, "scan": scans, "monitor": monitor, "import_seconds": imported}
-        )
+        path = record.write("quick", {"seed": SEED, "scan": scans, "import_seconds": imported})
     print(f"results: {path}")
 
 
@@ -92,40 +67,6 @@ def _scan(folder: Path, planted: tuple[str, ...]) -> dict[str, Json]:
         "verdict": bank.verdict,
         "units": sum(tier["scanned"] for tier in scans),
         "token_forwards": encoder.cost,
-    }
-
-
-def _monitor(folder: Path) -> dict[str, Json]:
-    """Time tokenising and checking in turn, so that both see the same machine."""
-    tokenizer = load_tokenizer(Encoder.load(str(folder)).tokenizer_json)
-    # None of the text's own ids: what is measured is a clean text.
-    bank = random_bank(tokenizer, TRIGGERS, MAX_TOKENS, without=TEXT)
-    with tempfile.TemporaryDirectory() as scratch:
-        compile_bank(bank, Path(scratch) / "monitor")
-        directory = Path(scratch) / "monitor"
-        # One tokenises and matches every text, the other first looks at the raw text.
-        exact, monitor = Monitor.load(directory, engine="onnx"), Monitor.load(directory)
-    seconds: list[tuple[float, float, float]] = []
-    for _ in range(REPEATS):
-        times = [time.perf_counter()]
-        encoding = tokenizer.encode(TEXT, add_special_tokens=False)
-        times.append(time.perf_counter())
-        triggered = exact.check(TEXT).triggered
-        times.append(time.perf_counter())
-        triggered |= monitor.check(TEXT).triggered
-        times.append(time.perf_counter())
-        assert not triggered
-        seconds.append((times[1] - times[0], times[2] - times[1], times[3] - times[2]))
-    tokenise, match, check = (
-        statistics.median(column) * 1e6 for column in zip(*seconds, strict=True)
-    )
-    return {
-        "tokens": len(encoding.ids),
-        "triggers": len(bank.triggers),
-        "tokenise_us": round(tokenise, 1),
-        "tokenise_and_match_us": round(match, 1),
-        "added_us": round(match - tokenise, 1),
-        "check_us": round(check, 1),
     }
 
 
