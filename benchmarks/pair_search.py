@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.detection.searches import SEED
-from benchmarks.guided import line, measure
+from benchmarks.plan_search import line, measure
 from benchmarks.record import write
 from guard.search.plan import THOROUGH, Plan
 

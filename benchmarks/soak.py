@@ -23,9 +23,7 @@ from benchmarks import record
 from benchmarks.served import Served, serve
 from benchmarks.traffic import KINDS, TRIGGERS, Traffic
 from exporters.monitor import compile_bank
-from guard.bank import ModelIdentity, Trigger, TriggerBank
 from guard.files import Json
-from guard.runtime import load_tokenizer
 
 SEED = 0
 CLIENTS = 12  # for each of the two servers
@@ -51,6 +49,8 @@ def prepare(scratch: Path) -> dict[str, str]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from benchmarks.encoders import encoder
+    from benchmarks.protected import bank_of
+    from guard.search.encoder import Encoder
 
     source = encoder("bert-tiny")
     torch.manual_seed(SEED)
@@ -58,27 +58,7 @@ def prepare(scratch: Path) -> dict[str, str]:
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=2)
     model.save_pretrained(scratch / "model")
     AutoTokenizer.from_pretrained(source).save_pretrained(scratch / "model")
-    tokenizer_json = (source / "tokenizer.json").read_bytes()
-    tokenizer = load_tokenizer(tokenizer_json)
-    found = [
-        Trigger(
-            id="",
-            text=text,
-            token_ids=tuple(tokenizer.encode(text, add_special_tokens=False).ids),
-            kind="token",
-            view="cls",
-            statistics={},
-        )
-        for text in TRIGGERS
-    ]
-    bank = TriggerBank.build(
-        verdict="backdoored",
-        model=ModelIdentity("bert-tiny", None, "0" * 64, "BertModel"),
-        tokenizer_json=tokenizer_json,
-        search={},
-        coverage={},
-        found=found,
-    )
+    bank = bank_of(Encoder.load(str(source)), TRIGGERS)
     compile_bank(bank, scratch / "monitor")
     return {
         "MODEL_DIR": str(scratch / "model"),

@@ -288,6 +288,16 @@ def test_the_command_line(
     assert main(["verify", str(tmp_path / "deep")]) == 2
 
 
+def test_the_sidecar_takes_one(
+    made: tuple[Path, Path], copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is loaded, and so proven, before anything is served."""
+    (copy / "encoder.onnx").write_bytes(b"")
+    arguments = ["proxy", "--upstream", "http://127.0.0.1:1", "--monitor", str(made[0])]
+    assert main([*arguments, "--deep", str(copy)]) == 2
+    assert "is not the file that deep.json names" in capsys.readouterr().err
+
+
 def test_a_bank_whose_triggers_lead_nowhere(
     model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,8 +27,8 @@ def measure(name: str, plan: Plan) -> Json:
     """Search a model of the zoo, or return what was found with today's code."""
     (entry,) = select(ZOO, name)
     (built,) = build([entry])
-    path = cache_dir() / "guided" / f"{name} {plan.name}.json"
-    code = fingerprint(built.model, ("guard/search", "benchmarks/guided.py"))
+    path = cache_dir() / "plan-search" / f"{name} {plan.name}.json"
+    code = fingerprint(built.model, ("guard/search", "benchmarks/plan_search.py"))
     folder = cache_dir() / built.model
     # A benchmark may change its plan, of which no hash of code says anything.
     return remembered(
