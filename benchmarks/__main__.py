@@ -23,6 +23,7 @@ NAMES = {
     "pair-search": "pairs through a whole search: what of planted ones is found",
     "climb-search": "climbs through a whole search, by their starts",
     "ablation": "which statistics, views and rules of the search find which triggers alone",
+    "directions": "in how many directions outputs differ, which tells classifiers from encoders",
     "calibration": "how near clean encoders come to a false alarm",
     "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
 }

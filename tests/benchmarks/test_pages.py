@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ablation, calibration, fronts, memory, monitor_page, search_cost, soak
+from benchmarks import (
+    ablation,
+    calibration,
+    directions,
+    fronts,
+    memory,
+    monitor_page,
+    search_cost,
+    soak,
+)
 from benchmarks.detection import table as detection
 from benchmarks.mitigation import rivals_page
 from benchmarks.mitigation import table as mitigation
@@ -20,6 +29,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
 RENDERED: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "ablation": (ablation.render, ("ablation",)),
     "calibration": (calibration.render, ("calibration",)),
+    "directions": (directions.render, ("directions",)),
     "detection": (detection.render, ("detection",)),
     "fronts": (fronts.render, ("fronts",)),
     "memory": (memory.render, ("memory",)),
