@@ -90,8 +90,12 @@ def observing() -> Iterator[int]:
 class Connection:
     """One HTTP/1.1 connection, byte by byte."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, port: int, *, receive: int | None = None) -> None:
+        self._socket = socket.socket()
+        if receive is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        self._socket.settimeout(10)
+        self._socket.connect(("127.0.0.1", port))
         self._file = self._socket.makefile("rb")
 
     def __enter__(self) -> Connection:
@@ -120,6 +124,10 @@ class Connection:
         elif not head:
             body = self._file.read(int(headers.get("content-length", 0)))
         return int(status.split()[1]), headers, body
+
+    def read(self, count: int) -> bytes:
+        """Read so many bytes, or all there are before the end."""
+        return self._file.read(count)
 
     def closed(self) -> bool:
         """Say whether the server closes the connection without another byte."""
