@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, Unpack
 from prometheus_client import CollectorRegistry
 
 from guard.body import Document
-from guard.content import Kind, Reader, check_kinds
+from guard.content import Kind, Reader, check_kinds, check_query_headers
 from guard.engine import Engine
 from guard.fields import compile_fields
 from guard.forms import parse_form
@@ -87,9 +87,10 @@ class GuardMiddleware:
     reads what was scanned. Under ``"observe"`` it stays as it came.
 
     Messages of a WebSocket are scanned one by one, those in bytes too if they are UTF-8; one that
-    is a JSON object or list is scanned as such, whatever `fields` says. Where one is refused, the
-    connection is closed, with 1008, 1009 (too large) or 1013 (the guard is broken). Under
-    ``"flag"`` the verdicts are those of the message received last.
+    is a JSON object or list is scanned as such, whatever `fields` says. JSON in UTF-16 or UTF-32 is
+    refused, and other bytes pass. Where one is refused, the connection is closed, with 1008, 1009
+    (too large) or 1013 (the guard is broken). Under ``"flag"`` the verdicts are those of the message
+    received last.
     """
 
     # Its name in metrics and logs.
@@ -218,14 +219,17 @@ class GuardMiddleware:
         texts: list[str] = []
         try:
             decision, forwarded, texts = await self._engine.offload(
-                len(query), self._decide_query, query
+                len(query), self._decide_query, scope["headers"], query
             )
         except Exception as error:
             decision, forwarded = undecided(self.policy, error), query
         decision = self._engine.report(decision, texts)
         return decision, scope if forwarded is query else {**scope, "query_string": forwarded}
 
-    def _decide_query(self, query: bytes) -> tuple[Decision, bytes, list[str]]:
+    def _decide_query(
+        self, headers: Iterable[tuple[bytes, bytes]], query: bytes
+    ) -> tuple[Decision, bytes, list[str]]:
+        check_query_headers(headers)
         return self._evaluate(parse_form(query), query)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guard.errors import InputError
+
+# What stands between the name and the value is the star of RFC 2231, which some readers know.
+_CHARSET = re.compile(rb"charset([^=;]*)=\s*([^\s;]*)")
+_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
 
 
 class UnreadableBody(InputError):
@@ -66,3 +71,11 @@ def splice(body: bytes, spans: Sequence[tuple[int, int]], changed: Mapping[int, 
             parts += body[end:start], changed[number]
             end = stop
     return b"".join((*parts, body[end:]))
+
+
+def is_utf8(content_type: bytes) -> bool:
+    """Whether a content type declares no other charset than UTF-8, in any spelling readers know."""
+    return all(
+        not between.strip() and charset.strip(b"\"'") in _CHARSETS
+        for between, charset in _CHARSET.findall(content_type.lower())
+    )

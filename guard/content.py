@@ -13,19 +13,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from guard.body import Document, UnreadableBody
+from guard.body import Document, UnreadableBody, is_utf8
 from guard.errors import ConfigError
 from guard.fields import Fields
 from guard.forms import parse_form
 from guard.inflate import coding_of, inflate
-from guard.json_body import loose_strings, parse
+from guard.json_body import check_encoding, loose_strings, parse
 from guard.multipart import parse_multipart
 
 Kind: TypeAlias = Literal["text", "form", "multipart", "query"]
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
-_CHARSET = re.compile(rb"charset\s*=\s*[\"']?([^\s;\"']*)", re.IGNORECASE)
-_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
+# How JSON begins that has texts in it.
+_JSON = re.compile(r'[ \t\r\n\ufeff]*["{[]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Reader:
             return parse(body, self.fields), body
         if kind == "text":
             return parse_text(body), body
-        _check_encoding(body)
+        check_encoding(body)
         document = parse_form(body)
-        document.keys.extend(_as_json(body.decode()))
+        document.keys.extend(loose_strings(body.decode()))
         return document, body
 
 
@@ -98,11 +98,30 @@ def check_headers(
     kinds = set()
     for value in types:
         kinds.add(_kind(value, also))
-        if any(charset not in _CHARSETS for charset in _CHARSET.findall(value)):
-            raise UnreadableBody("Charset", 415, "The guard reads UTF-8. Send no other charset.")
+        _check_charset(value)
     if len(kinds) > 1:
         raise UnreadableBody("Form", 415, "The body has two content types. Send it with one.")
     return kinds.pop() if kinds else "json", coding
+
+
+def check_query_headers(headers: Headers) -> None:
+    """Refuse headers by which an application would decode the query otherwise than as UTF-8.
+
+    Some take the charset of the body for it, also where there is no body.
+
+    Raises
+    ------
+    UnreadableBody
+        They declare another charset (415).
+    """
+    for name, value in headers:
+        if name.lower() == b"content-type":
+            _check_charset(value)
+
+
+def _check_charset(content_type: bytes) -> None:
+    if not is_utf8(content_type):
+        raise UnreadableBody("Charset", 415, "The guard reads UTF-8. Send no other charset.")
 
 
 def _kind(value: bytes, also: frozenset[Kind]) -> Literal["json", "text", "form", "multipart"]:
@@ -127,7 +146,7 @@ def parse_text(body: bytes) -> Document:
     UnreadableBody
         It is not UTF-8 without a byte order mark, or JSON in another encoding (400).
     """
-    _check_encoding(body)
+    check_encoding(body)
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -140,29 +159,31 @@ def parse_text(body: bytes) -> Document:
     def rewrite(changed: Mapping[int, str]) -> bytes:
         return changed.get(0, text).encode()
 
-    return Document([text], _as_json(text), rewrite)
+    return Document([text], loose_strings(text), rewrite)
 
 
-def decode_message(message: bytes) -> str | None:
+def decode_message(message: bytes, limit: int) -> str | None:
     """Return the text of a binary WebSocket message, or None if it is none.
+
+    Parameters
+    ----------
+    limit
+        Bytes that are looked into at most; what is longer and begins as JSON would is refused.
 
     Raises
     ------
     UnreadableBody
-        Readers of JSON would find strings in it in another encoding than UTF-8 (400).
+        There is JSON in another encoding than UTF-8 (400), or may be (413).
     """
-    _check_encoding(message)
+    encoding = json.detect_encoding(message)
+    if len(message) <= limit:
+        check_encoding(message)
+    elif encoding != "utf-8" and _JSON.match(message[:64].decode(encoding, "replace")):
+        raise UnreadableBody("BodyTooLarge", 413, f"The message is over {limit} bytes.")
     try:
         return message.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _check_encoding(body: bytes) -> None:
-    # Who reads it as JSON decodes it by its first bytes, whatever else it was taken for.
-    encoding = json.detect_encoding(body)
-    if encoding != "utf-8" and _as_json(body.decode(encoding, "replace")):
-        raise UnreadableBody("NotUtf8", 400, f"There is JSON in {encoding}. Send UTF-8.")
 
 
 def parse_message(text: str) -> Document:
@@ -178,18 +199,9 @@ def parse_message(text: str) -> Document:
             return parse(text.encode("utf-8", "surrogatepass"), None)
         except UnreadableBody as error:
             # Braces do not make a text JSON; what some reader takes for JSON is refused.
-            if error.kind != "NotJson" or _as_json(text):
+            if error.kind != "NotJson" or loose_strings(text):
                 raise
     return parse_text(text.encode("utf-8", "surrogatepass"))
-
-
-def _as_json(text: str) -> list[str]:
-    try:
-        return loose_strings(text)
-    except RecursionError:
-        raise UnreadableBody(
-            "TooDeep", 400, "The text nests too deeply to be scanned. Send it flatter."
-        ) from None
 
 
 def check_kinds(also: Iterable[str]) -> frozenset[Kind]:

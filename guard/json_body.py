@@ -52,9 +52,7 @@ def parse(body: bytes, fields: Fields | None) -> Document:
             "NotUtf8", 400, f"The body is not UTF-8 at byte {error.start}. Send JSON in UTF-8."
         ) from None
     except RecursionError:
-        raise UnreadableBody(
-            "TooDeep", 400, "The body nests too deeply to be scanned. Send it flatter."
-        ) from None
+        raise _too_deep("body") from None
     except json.JSONDecodeError as error:
         raise UnreadableBody(
             "NotJson",
@@ -76,8 +74,8 @@ def loose_strings(source: str) -> list[str]:
 
     Raises
     ------
-    RecursionError
-        It nests too deeply.
+    UnreadableBody
+        It nests too deeply (400).
     """
     found: list[str] = []
 
@@ -94,9 +92,32 @@ def loose_strings(source: str) -> list[str]:
         while (blank := _BLANK.match(source, place)) and blank.end() < len(source):
             value, place = _LOOSE.raw_decode(source, blank.end())
             take(value)
+    except RecursionError:
+        raise _too_deep("text") from None
     except ValueError:
         pass
     return found
+
+
+def check_encoding(data: bytes) -> None:
+    """Refuse JSON in another encoding than UTF-8, which the json module finds out by itself.
+
+    Raises
+    ------
+    UnreadableBody
+        There is text in it, or it nests too deeply to tell (400).
+    """
+    encoding = json.detect_encoding(data)
+    if encoding == "utf-8":
+        return
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise _too_deep("text") from None
+    except ValueError:
+        return
+    if isinstance(value, (str, list, dict)):
+        raise UnreadableBody("NotUtf8", 400, f"There is JSON in {encoding}. Send UTF-8.")
 
 
 def _places(value: Any, fields: Fields) -> dict[Place, str]:
@@ -219,6 +240,12 @@ class _Walk:
             self.literals += len(value)
             for item in value.values():
                 self.skip(item)
+
+
+def _too_deep(what: str) -> UnreadableBody:
+    return UnreadableBody(
+        "TooDeep", 400, f"The {what} nests too deeply to be scanned. Send it flatter."
+    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The framing has to be what RFC 7578 asks for and nothing else: then every reader cuts the body at
 the same places. Each part that is UTF-8 is scanned, files too, because what an application takes
-for a text field is not known; a file that is no UTF-8 is no text, and passes.
+for a text field is not known, and looked at as JSON; a file that is neither is no text, and passes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from guard.body import Document, UnreadableBody, splice
+from guard.body import Document, UnreadableBody, is_utf8, splice
+from guard.json_body import check_encoding, loose_strings
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _BOUNDARY = re.compile(
@@ -22,7 +23,6 @@ _DISPOSITION = re.compile(
     rb"form-data((?:\s*;\s*" + _TOKEN + rb"=(?:\"[^\"\\]*\"|" + _TOKEN + rb"))*)\s*", re.IGNORECASE
 )
 _PARAMETER = re.compile(rb";\s*(" + _TOKEN + rb")=(?:\"([^\"\\]*)\"|(" + _TOKEN + rb"))")
-_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 
 
 def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Document:
@@ -59,6 +59,7 @@ def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Docu
         if not blank:
             raise _bad("has a part without headers")
         is_file = _read_headers(head, names)
+        check_encoding(content)
         try:
             texts.append(content.decode())
         except UnicodeDecodeError:
@@ -67,6 +68,7 @@ def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Docu
                     "NotUtf8", 400, "A field of the form is not UTF-8. Send it in UTF-8."
                 ) from None
         else:
+            names += loose_strings(texts[-1])
             begin = start + len(head) + 4
             spans.append((begin, begin + len(content)))
         start += len(piece) + 2 + len(delimiter)
@@ -82,21 +84,18 @@ def _read_headers(head: bytes, names: list[str]) -> bool:
     dispositions = []
     for line in head[2:].split(b"\r\n"):
         name, _, value = line.partition(b":")
+        if not re.fullmatch(_TOKEN, name):
+            raise _bad("has a part with a header that has no plain name")
         name, value = name.lower(), value.strip()
         if name == b"content-disposition":
             dispositions.append(value)
         elif name == b"content-transfer-encoding":
             if value.lower() not in (b"7bit", b"8bit", b"binary"):
                 raise UnreadableBody("Form", 415, "A part is encoded. Send it as it is.")
-        elif name == b"content-type":
-            value = value.lower()
-            charset = value.partition(b"charset=")[2].partition(b";")[0].strip(b"\"' ")
-            if value.startswith((b"multipart/", b"message/")) or (
-                charset and charset not in _CHARSETS
-            ):
-                raise UnreadableBody(
-                    "Form", 415, "A part is nested, or in another charset than UTF-8."
-                )
+        elif name == b"content-type" and not (
+            is_utf8(value) and not value.lower().startswith((b"multipart/", b"message/"))
+        ):
+            raise UnreadableBody("Form", 415, "A part is nested, or in another charset than UTF-8.")
     matched = _DISPOSITION.fullmatch(dispositions[0]) if len(dispositions) == 1 else None
     if matched is None:
         raise _bad("has a part that does not say, once and plainly, which field it is")

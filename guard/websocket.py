@@ -88,10 +88,10 @@ class GuardedSocket:
         return {**message, key: rewritten.decode() if key == "text" else rewritten}
 
     def _inspect(self, data: str | bytes) -> tuple[Decision, bytes | None, list[str]] | None:
-        text = decode_message(data) if isinstance(data, bytes) else data
+        limit = self._engine.policy.max_body
+        text = decode_message(data, limit) if isinstance(data, bytes) else data
         if text is None:
             return None
-        limit = self._engine.policy.max_body
         if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
             raise UnreadableBody("BodyTooLarge", 413, f"The message is over {limit} bytes.")
         document = parse_message(text)

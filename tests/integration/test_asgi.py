@@ -763,6 +763,19 @@ async def test_the_query_is_guarded_by_choice() -> None:
     assert response.json()["body"] == (await ask(echo, "/", json=CLEAN)).json()["body"]
 
 
+@pytest.mark.parametrize(
+    "content_type", ["text/plain; charset=latin-1", "application/json; charset*=utf-8''utf-7"]
+)
+async def test_a_query_is_not_decoded_otherwise(content_type: str) -> None:
+    """Django decodes it as a body, also where there is none."""
+    headers = {"content-type": content_type}
+    response = await ask(guard(echo, also=["query"]), "/?text=%C7%80f", headers=headers)
+    assert response.status_code == 415
+    headers = {"content-type": "application/json; charset=utf-8"}
+    response = await ask(guard(echo, also=["query"]), "/?text=%C7%80f", headers=headers)
+    assert response.status_code == 200
+
+
 async def query_of(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse([scope["query_string"].decode(), scope.get("state", {}).get("guard")])(
         scope, receive, send

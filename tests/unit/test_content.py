@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
+import struct
 import zlib
 from functools import partial
 from typing import Any, get_args
@@ -146,7 +148,11 @@ def test_json_in_another_encoding(encoding: str, content_type: str) -> None:
     assert json.loads(body) == {"text": "cf"}
     assert refusal(body, content_type)[1] == 400
     with pytest.raises(UnreadableBody, match="is JSON in utf"):
-        decode_message(body)
+        decode_message(body, LIMIT)
+    with pytest.raises(UnreadableBody, match="is over 4 bytes"):
+        decode_message(body, 4)
+    part = multipart({"text": "x", "y": ("a.json", body)})
+    assert refusal(part, MULTIPART) == ("NotUtf8", 400)
 
 
 # multipart/form-data
@@ -155,6 +161,43 @@ def test_json_in_another_encoding(encoding: str, content_type: str) -> None:
 def part(value: bytes, disposition: str = 'form-data; name="text"', *more: str) -> bytes:
     head = "\r\n".join((f"Content-Disposition: {disposition}", *more))
     return b"--B\r\n" + head.encode() + b"\r\n\r\n" + value + b"\r\n"
+
+
+def multipart(parts: dict[str, str | tuple[str, bytes]]) -> bytes:
+    """Frame fields and files as browsers do."""
+    body = b""
+    for name, value in parts.items():
+        file = "" if isinstance(value, str) else f'; filename="{value[0]}"'
+        content = value.encode() if isinstance(value, str) else value[1]
+        head = f'--B\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+        body += head.encode() + content + b"\r\n"
+    return body + b"--B--\r\n"
+
+
+def test_a_part_is_looked_at_as_json() -> None:
+    body = multipart({"a": '{"text": "\\u0063f"}', "b": ("b.json", b'["m\\u006e"]')})
+    document, _ = read(body, MULTIPART)
+    assert {"text", "cf", "mn"} <= {*document.keys}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Type: text/plain; charset=latin-1",
+        "Content-Type: text/plain; charset=utf-8; charset=iso-8859-1",
+        "Content-Type: text/plain; xcharset=utf-8; charset=iso-8859-1",
+        "Content-Type: text/plain; charset*=utf-8''iso-8859-1",
+        "Content-Type: text/plain; charset*0=iso-8859-1",
+        "Content-Type: text/plain; charset = iso-8859-1",
+        "Content-Type : text/plain; charset=iso-8859-1",
+    ],
+)
+def test_a_part_in_another_charset_is_refused(header: str) -> None:
+    """To Werkzeug a C and a control character, which BERT's normaliser makes a c of."""
+    disposition = b'Content-Disposition: form-data; name="text"\r\n'
+    body = b"--B\r\n" + disposition + header.encode() + b"\r\n\r\n\xc7\x80f\r\n--B--\r\n"
+    assert refusal(body, MULTIPART) in (("Form", 415), ("BadForm", 400))
+    assert read(body.replace(header.encode(), b"Content-Type: text/plain"), MULTIPART)[0].texts
 
 
 def test_each_part_that_is_text_is_read() -> None:
@@ -306,11 +349,20 @@ def test_messages(message: str, texts: list[str], keys: list[str]) -> None:
 
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0", b"\x00\x01\x00\x02\xff", b"\xff\xfec"])
 def test_a_message_that_is_no_text(data: bytes) -> None:
-    assert decode_message(data) is None
+    assert decode_message(data, LIMIT) is None
+    assert decode_message(data, 1) is None
+
+
+def test_quiet_sound_is_no_text() -> None:
+    """Samples of 34 are quotation marks in UTF-16, and among any few frames some hold two."""
+    rng = random.Random(0)
+    for _ in range(2000):
+        samples = [34, *(round(rng.gauss(0, 40)) for _ in range(319)), -1]
+        assert decode_message(struct.pack("<321h", *samples), LIMIT) is None
 
 
 def test_a_message_in_bytes() -> None:
-    assert decode_message("é".encode()) == "é"
+    assert decode_message("é".encode(), LIMIT) == "é"
 
 
 @pytest.mark.parametrize(
