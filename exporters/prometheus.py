@@ -119,7 +119,8 @@ ALERTS = (
         "critical",
         "No guard is seen in {{ $labels.job }}",
         "No target of it exposes a bank that is served: the services are down, not scraped, or run "
-        "without the guard.",
+        "without the guard. A job is known by having been seen within a day: after that this ends, "
+        "well or not, and one that was renamed is told of as long.",
     ),
     Alert(
         "GuardUnscannable",

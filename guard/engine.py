@@ -81,8 +81,9 @@ class Engine:
         # Entered while a call waits for its scan, and during it.
         self.in_flight = self._metrics.in_flight.labels(front).track_inprogress()
         if isinstance(monitor, LiveMonitor):
-            monitor.on_reload(self._metrics.replace)
-        self._metrics.serve(self.monitor)
+            monitor.on_serve(self._metrics.serve)
+        else:
+            self._metrics.serve(monitor)
 
     @property
     def monitor(self) -> Monitor:

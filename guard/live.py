@@ -56,7 +56,7 @@ class LiveMonitor:
         self._key = require_signature
         self._deep = deep
         self._lock = Lock()
-        self._listeners: set[Callable[[Monitor, Monitor], object]] = set()
+        self._listeners: set[Callable[[Monitor, Monitor | None], object]] = set()
         self.shadow: Monitor | None = None
         self.current = self._load(directory, self._deep)
 
@@ -80,14 +80,21 @@ class LiveMonitor:
             self._check(fresh)
             old, self.current = self.current, fresh
             for listener in self._listeners:
-                listener(old, fresh)
+                try:
+                    listener(fresh, old)
+                except Exception:  # it serves, whoever cannot be told
+                    logger.exception("bank=%s serves, and is not counted", fresh.bank_sha256)
         logger.info("bank=%s replaces bank=%s", fresh.bank_sha256, old.bank_sha256)
         return old
 
-    def on_reload(self, listener: Callable[[Monitor, Monitor], object]) -> None:
-        """Have a function called with the old and the new monitor whenever one took over."""
+    def on_serve(self, listener: Callable[[Monitor, Monitor | None], object]) -> None:
+        """Have a function called with the monitor that serves and the one that did before, or None.
+
+        Now, and whenever another takes over.
+        """
         with self._lock:
             self._listeners.add(listener)
+            listener(self.current, None)
 
     def watch(self, directory: str | PathLike[str] | None) -> None:
         """Have another monitor see the same texts, only to count where it differs; None ends that.

@@ -200,21 +200,20 @@ class Metrics:
             if outcome not in ("clean", "blocked"):  # scanned in full, or not forwarded
                 self.unscanned.labels(front, outcome)
 
-    def serve(self, monitor: Monitor, *, on: bool = True) -> None:
-        """Tell which bank is being served, or no longer is."""
-        self.bank_info.labels(
+    def serve(self, monitor: Monitor, before: Monitor | None = None) -> None:
+        """Tell which bank is being served, and which one no longer is."""
+        if before is not None:
+            self._info(before).set(0)
+        self._info(monitor).set(1)
+        self.bank_loaded.labels(monitor.bank_sha256).set(time.time())
+
+    def _info(self, monitor: Monitor) -> Gauge:
+        return self.bank_info.labels(
             bank=monitor.bank_sha256,
             tokenizer=monitor.tokenizer_sha256,
             model=monitor.model.name,
             triggers=str(len(monitor.triggers)),
-        ).set(on)
-        if on:
-            self.bank_loaded.labels(monitor.bank_sha256).set(time.time())
-
-    def replace(self, old: Monitor, new: Monitor) -> None:
-        """Tell that one bank is served from now on in place of another."""
-        self.serve(old, on=False)
-        self.serve(new)
+        )
 
     def record(self, front: str, action: Action, decision: Decision) -> None:
         """Count one decision."""

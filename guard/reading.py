@@ -60,10 +60,17 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoding:
                 f"the text has a lone surrogate at index {surrogate.start()}; "
                 "decode its bytes with errors='replace'"
             ) from None
-        # A panic of the Rust code is no Exception, and would pass all handlers of a server.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        if failed(error):
             # Only the kind of it: panics quote the text.
             raise GuardError(
                 f"the tokenizer failed on the text ({type(error).__name__}); do not forward it"
             ) from error
         raise
+
+
+def failed(error: BaseException) -> bool:
+    """Whether a library failed, and not somebody interrupted it.
+
+    A panic of Rust code is no Exception, and would pass all handlers of a server.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

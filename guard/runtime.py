@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from guard.errors import MalformedArtifact
 from guard.manifest import ONNX_FILE, TOKENIZER_FILE
+from guard.reading import failed
 
 
 def load_tokenizer(data: bytes) -> Tokenizer:
@@ -23,7 +24,9 @@ def load_tokenizer(data: bytes) -> Tokenizer:
     """
     try:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:  # tokenizers raises no narrower one
+    except BaseException as error:
+        if not failed(error):
+            raise
         raise MalformedArtifact(f"{TOKENIZER_FILE} is no tokenizer ({error})") from error
     if getattr(tokenizer.model, "dropout", None):
         raise MalformedArtifact(

@@ -17,6 +17,7 @@ from guard.decorator import protect
 from guard.engine import Engine
 from guard.errors import ArtifactError, BadSignature, ConfigError
 from guard.live import LiveMonitor
+from guard.monitor import Monitor
 from guard.policy import Policy
 from tests.fixtures_small import value_of
 from tests.helpers import make_bank, wordpiece
@@ -78,6 +79,24 @@ def test_a_bad_one_is_refused_while_the_old_one_serves(
     with pytest.raises(ArtifactError):
         live.reload(new)
     assert live.current.check("cf").triggered
+
+
+def test_who_cannot_be_told_changes_nothing(
+    live: LiveMonitor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Monitor] = []
+
+    def fail(monitor: Monitor, before: Monitor | None) -> None:
+        told.append(monitor)
+        if before is not None:
+            raise OSError("disk full")
+
+    live.on_serve(fail)
+    assert told == [live.current]
+    live.reload(compiled(tmp_path / "new", ["mn"]))
+    assert told[1:] == [live.current]
+    assert live.current.check("mn").triggered
+    assert "serves, and is not counted" in caplog.text
 
 
 def test_a_monitor_of_another_model_is_refused(live: LiveMonitor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -383,7 +384,16 @@ def test_ids_that_the_tokenizer_does_not_have_are_refused(tmp_path: Path) -> Non
         compile_bank(bank, tmp_path / "out")
 
 
-@pytest.mark.parametrize("tokenizer", [b"{}", b"\xff", b""])
+# The library panics on it, which is no Exception.
+PANIC = json.dumps(
+    {
+        **json.loads(BERT),
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+    }
+).encode()
+
+
+@pytest.mark.parametrize("tokenizer", [b"{}", b"\xff", b"", PANIC])
 def test_a_tokenizer_that_cannot_be_loaded_is_refused(tmp_path: Path, tokenizer: bytes) -> None:
     bank = make_bank(BERT)
     bank = TriggerBank.build(
