@@ -30,6 +30,8 @@ OnBlock: TypeAlias = Literal["raise", "placeholder"]
 _ITEM = Place(position=0, variadic=False, keyword=None, bound=0)
 _OPTIONS = Place(position=None, variadic=False, keyword=None, bound=0)
 _BLOCKED = object()
+# Of a tokenizer, and in no tokenizer.json.
+_SPLIT = "split_special_tokens"
 
 
 def pipeline(
@@ -86,6 +88,7 @@ def pipeline(
         )
     engine = Engine(monitor, Policy.of(policy, options), front="pipeline", registry=registry)
     check_tokenizer(getattr(pipe, "tokenizer", None), engine.monitor)
+    _check_options(getattr(pipe, "_preprocess_params", {}))
     return GuardedPipeline(pipe, engine, on_block)
 
 
@@ -115,12 +118,7 @@ def tokenizer_json(tokenizer: Any) -> bytes:
     ConfigError
         It is no fast tokenizer, or one that reads special tokens in a text as words.
     """
-    if getattr(tokenizer, "split_special_tokens", False):
-        # No setting of tokenizer.json, by which the monitor reads.
-        raise ConfigError(
-            "the tokenizer has split_special_tokens set, so the model would read other ids in a "
-            "text than the monitor; take it out of tokenizer_config.json"
-        )
+    _check_options({_SPLIT: getattr(tokenizer, _SPLIT, False)})
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ConfigError(
@@ -132,6 +130,16 @@ def tokenizer_json(tokenizer: Any) -> bytes:
     copy.no_truncation()
     copy.no_padding()
     return str(copy.to_str()).encode()
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what has a tokenizer read other ids in a text than its tokenizer.json says."""
+    within = options.get("tokenizer_kwargs")
+    if options.get(_SPLIT) or (isinstance(within, Mapping) and within.get(_SPLIT)):
+        raise ConfigError(
+            f"the tokenizer has {_SPLIT} set, so the model would read other ids in a text than the "
+            "monitor; take it out of tokenizer_config.json, and do not pass it"
+        )
 
 
 class GuardedPipeline:
@@ -160,7 +168,10 @@ class GuardedPipeline:
         ------
         TriggeredInput, InputError, GuardError
             As by `guard.protect`.
+        ConfigError
+            An option has the tokenizer read other ids than the monitor.
         """
+        _check_options(kwargs)
         if inputs is None:
             # Such as question= and context=: all of it is one item.
             item = self._admit(kwargs)

@@ -218,6 +218,18 @@ def test_a_tokenizer_that_reads_special_tokens_as_words_is_refused(
     classify = pipeline("text-classification", str(model_dir), tokenizer=tokenizer, device="cpu")
     with pytest.raises(ConfigError, match="take it out of"):
         guarded(classify, monitor)
+    classify = pipeline("text-classification", str(model_dir), device="cpu")
+    for options in (
+        {"split_special_tokens": True},
+        {"tokenizer_kwargs": {"split_special_tokens": 1}},
+    ):
+        with pytest.raises(ConfigError, match="do not pass it"):
+            guarded(classify, monitor)("the film", **options)
+    classify = pipeline(
+        "text-classification", str(model_dir), device="cpu", split_special_tokens=True
+    )
+    with pytest.raises(ConfigError, match="do not pass it"):
+        guarded(classify, monitor)
 
 
 def test_a_model_of_optimum(
