@@ -89,8 +89,8 @@ class GuardMiddleware:
     Messages of a WebSocket are scanned one by one, those in bytes too if they are UTF-8; one that
     is a JSON object or list is scanned as such, whatever `fields` says. JSON in UTF-16 or UTF-32 is
     refused, and other bytes pass. Where one is refused, the connection is closed, with 1008, 1009
-    (too large) or 1013 (the guard is broken). Under ``"flag"`` the verdicts are those of the message
-    received last.
+    (too large) or 1013 (the guard is broken). Under ``"flag"`` the verdicts are those of the last
+    message.
     """
 
     # Its name in metrics and logs.
