@@ -56,10 +56,7 @@ def export_deep(bank: TriggerBank, model: str | PathLike[str], out: str | PathLi
     if not bank.targets:
         raise ConfigError("the bank holds no target vectors; measure them with: guard deep")
     encoder = Encoder.load(str(model))
-    if encoder.identity.weights_sha256 != bank.model.weights_sha256:
-        raise TokenizerMismatch(
-            f"{model} is not the model that the bank was found in; name that one"
-        )
+    check_model(encoder, bank)
     network = AutoModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32)
     data = quantised(_First(network.eval()), {"cls": ("batch",)})
     manifest = DeepManifest(
@@ -88,6 +85,20 @@ def export_deep(bank: TriggerBank, model: str | PathLike[str], out: str | PathLi
         DEEP_FILE: manifest.dump(),
     }
     write_directory(Path(out), files, owner=DEEP_FILE)
+
+
+def check_model(encoder: Encoder, bank: TriggerBank) -> None:
+    """Check that a bank was found in an encoder, by its weights.
+
+    Raises
+    ------
+    TokenizerMismatch
+        It was found in another.
+    """
+    if encoder.identity.weights_sha256 != bank.model.weights_sha256:
+        raise TokenizerMismatch(
+            f"{encoder.identity.name} is not the model that the bank was found in; name that one"
+        )
 
 
 def quantised(network: nn.Module, outputs: Mapping[str, tuple[str, ...]]) -> bytes:

@@ -115,12 +115,12 @@ def new_directory(target: Path, names: Iterable[str], *, owner: str) -> Iterator
     try:
         fresh.mkdir()
         yield fresh
-        if target.exists():
-            target.rename(stale)
         try:
+            if target.exists():
+                target.rename(stale)
             fresh.rename(target)
-        except OSError:
-            if stale.exists():
+        except BaseException:  # an interruption between the two included
+            if stale.exists() and not target.exists():
                 stale.rename(target)
             raise
     finally:
@@ -167,6 +167,10 @@ def check_output(target: Path, names: Iterable[str], *, owner: str) -> None:
         As in `write_directory`.
     """
     if os.path.lexists(target):
+        if os.path.ismount(target):
+            raise OutputExists(
+                f"{target} is mounted, and cannot be replaced as a whole; choose a directory in it"
+            )
         _check_ours(target, names, owner)
         above = target.resolve().parent
     else:

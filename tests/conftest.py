@@ -32,6 +32,14 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def notes_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the notes of which runs are under way out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def fast_tests_no_words() -> Iterator[None]:
     """Spare toys the many words of a search: made of single letters, they are ten times the work.
 

@@ -15,10 +15,16 @@ const server = http.createServer(async (request, response) => {
   }
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
-  const { text } = JSON.parse(Buffer.concat(chunks));
+  let text;
+  try {
+    text = JSON.parse(Buffer.concat(chunks)).text.toUpperCase();
+  } catch {
+    response.writeHead(400).end();
+    return;
+  }
   // A word at a time, as a model would answer.
   response.writeHead(200, { "content-type": "text/plain; charset=utf-8" });
-  for (const word of text.toUpperCase().split(" ")) {
+  for (const word of text.split(" ")) {
     response.write(word + "\n");
     await new Promise((resolve) => setImmediate(resolve));
   }

@@ -28,19 +28,24 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.out, DEEP_LIMITS, owner=DEEP_FILE)
     bank = TriggerBank.load(options.bank)
     with extra("exporting", "search"):
-        from exporters.deep import export_deep
+        from exporters.deep import check_model, export_deep
         from guard.search.carriers import builtin_texts
         from guard.search.encoder import Encoder
         from guard.search.targets import with_targets
-    if not bank.targets:
-        bank = with_targets(Encoder.load(options.model), bank, builtin_texts())
+    measured = not bank.targets
+    if measured:
+        encoder = Encoder.load(options.model)
+        # One tokenizer serves many models, and another's targets would be exported as this one's.
+        check_model(encoder, bank)
+        bank = with_targets(encoder, bank, builtin_texts())
         if not bank.targets:
             raise GuardError(
                 f"no trigger of {options.bank} leads to one place, so there is nothing to alarm "
                 "on; use its monitor alone"
             )
+    export_deep(bank, options.model, options.out)
+    if measured:
         bank.save(options.bank)
         print(f"bank: {options.bank}, now with target vectors: compile its monitor anew")
-    export_deep(bank, options.model, options.out)
     print(f"deep check: {options.out}, {len(bank.targets)} targets of bank {bank.sha256[:12]}")
     return CLEAN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from guard.bank import TriggerBank
@@ -11,6 +12,7 @@ from guard.cli.codes import CODES
 from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
+from guard.cli.state import under_way
 from guard.files import check_apart, dump_json
 from guard.terminal import Progress
 
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     with extra("purifying", "search"):
         from guard.purify import NothingToPurify, purify
     try:
-        with Progress() as progress:
+        with under_way(options.out, partial(_states, options.out)), Progress() as progress:
             done = purify(
                 options.model,
                 bank,
@@ -67,3 +69,10 @@ def run(options: argparse.Namespace) -> int:
             )
         print(f"model: {options.out}")
     return CODES[done.verdict]
+
+
+def _states(out: Path) -> list[Path]:
+    """Return the directories beside an output that purifications keep their state in."""
+    begin = f".{out.name}.purify-"
+    beside = out.absolute().parent
+    return [path for path in beside.glob(".*") if path.name.startswith(begin)]

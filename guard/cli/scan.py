@@ -13,6 +13,7 @@ from guard.cli.codes import CODES
 from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
+from guard.cli.state import under_way
 from guard.errors import GuardError, ModelError
 from guard.files import check_apart, check_output
 from guard.terminal import Progress
@@ -67,34 +68,35 @@ def run(options: argparse.Namespace) -> int:
         from guard.search.journal import discard
     _check_reading(options)
     resume = _resume(options.out)
-    try:
-        with Progress() as progress:
-            bank = search(
-                options.model,
-                revision=options.revision,
-                texts=options.texts,
-                words=options.words,
-                budget=options.budget,
-                seed=options.seed,
-                allow_pickle=options.allow_pickle,
-                resume=resume,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        if not resume.exists():
+    with under_way(options.out, lambda: [resume] if resume.exists() else []):
+        try:
+            with Progress() as progress:
+                bank = search(
+                    options.model,
+                    revision=options.revision,
+                    texts=options.texts,
+                    words=options.words,
+                    budget=options.budget,
+                    seed=options.seed,
+                    allow_pickle=options.allow_pickle,
+                    resume=resume,
+                    progress=progress,
+                )
+        except KeyboardInterrupt:
+            if not resume.exists():
+                raise
+            raise GuardError(
+                f"incomplete: interrupted. The same command goes on from here; {resume} holds what "
+                "was measured"
+            ) from None
+        report = bank.dump().decode().rstrip() if options.json else _summary(bank)
+        try:
+            bank.save(options.out)
+        except BaseException:
+            # What took minutes to find is told even where it cannot be kept.
+            print(report, flush=True)
             raise
-        raise GuardError(
-            f"incomplete: interrupted. The same command goes on from here; {resume} holds what was "
-            "measured"
-        ) from None
-    report = bank.dump().decode().rstrip() if options.json else _summary(bank)
-    try:
-        bank.save(options.out)
-    except BaseException:
-        # What took minutes to find is told even where it cannot be kept.
-        print(report, flush=True)
-        raise
-    discard(resume)
+        discard(resume)
     print(report if options.json else f"{report}\nbank: {options.out}")
     return CODES[bank.verdict]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 from pathlib import Path
 
 from guard.cli.codes import CLEAN
@@ -34,8 +35,15 @@ def run(options: argparse.Namespace) -> int:
         private_key=options.private_key,
         password=os.environ.get("GUARD_KEY_PASSWORD"),
     )
-    fresh = options.directory / f".{SIGNATURE_FILE}.new"
-    fresh.write_bytes(signature)
-    fresh.replace(options.directory / SIGNATURE_FILE)
+    # Under a name that nobody foresees: the directory may be of somebody else's making.
+    descriptor, fresh = tempfile.mkstemp(prefix=f".{SIGNATURE_FILE}.", dir=options.directory)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(signature)
+        os.chmod(fresh, 0o644)
+        os.replace(fresh, options.directory / SIGNATURE_FILE)
+    except BaseException:
+        os.unlink(fresh)
+        raise
     print(f"signed: {what}")
     return CLEAN

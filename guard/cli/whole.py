@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guard.bank import BANK_FILES, MAX_FILE_BYTES, TriggerBank
+from guard.bank import BANK_FILE, BANK_FILES, MAX_FILE_BYTES, TriggerBank
+from guard.errors import MalformedArtifact
 from guard.files import read_bounded
-from guard.manifest import LIMITS, MANIFEST_FILE
+from guard.manifest import LIMITS, MANIFEST_FILE, check_sha256
 
 
 def whole(directory: Path) -> tuple[str, dict[str, bytes]]:
@@ -14,6 +15,13 @@ def whole(directory: Path) -> tuple[str, dict[str, bytes]]:
     from guard.deep import DEEP_FILE, DEEP_LIMITS, DeepCheck, DeepManifest
     from guard.monitor import Monitor
 
+    # A signature covers one of them, and would be taken for that of all.
+    manifests = [n for n in (BANK_FILE, DEEP_FILE, MANIFEST_FILE) if (directory / n).exists()]
+    if len(manifests) > 1:
+        raise MalformedArtifact(
+            f"{directory} holds {' and '.join(manifests)}, and should be one of these: take out "
+            "what does not belong there"
+        )
     if (directory / MANIFEST_FILE).exists():
         files = {name: read_bounded(directory / name, limit) for name, limit in LIMITS.items()}
         monitor = Monitor.load(directory)
@@ -29,5 +37,7 @@ def whole(directory: Path) -> tuple[str, dict[str, bytes]]:
         files = {name: read_bounded(directory / name, MAX_FILE_BYTES) for name in BANK_FILES}
         bank = TriggerBank.load(directory)
         what, model, count = f"bank {bank.sha256[:16]}", bank.model, len(bank.triggers)
+    check_sha256(model.weights_sha256, f"{directory}: model")
+    # The name may be any text, also one that looks like what follows it.
     weights = model.weights_sha256[:16]
-    return f"{what}, {count} triggers, for {model.name} (weights {weights})", files
+    return f"{what}, {count} triggers, for {model.name!r} (weights {weights})", files

@@ -310,6 +310,19 @@ def test_a_bank_whose_triggers_lead_nowhere(
     assert not (tmp_path / "deep").exists()
 
 
+def test_nothing_of_another_model_gets_into_the_bank(
+    model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One tokenizer serves many: the right model would then be exported with these targets."""
+    replace(bank, targets=()).save(tmp_path / "bank")
+    before = (tmp_path / "bank" / "bank.json").read_bytes()
+    other = write_searchable(tmp_path / "model", triggers=(TRIGGER,))
+    arguments = ["deep", str(other), str(tmp_path / "bank"), "--out", str(tmp_path / "deep")]
+    assert main(arguments) == 2
+    assert "not the model" in capsys.readouterr().err
+    assert (tmp_path / "bank" / "bank.json").read_bytes() == before
+
+
 def test_a_signature_is_required_of_both(
     made: tuple[Path, Path], copy: Path, tmp_path: Path
 ) -> None:

@@ -144,6 +144,36 @@ def test_a_write_that_fails_leaves_the_earlier_output(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_an_interruption_between_two_names_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a"
+    write_directory(target, {"m": b"1"}, owner="m")
+    rename = Path.rename
+
+    def interrupted(path: Path, to: Path) -> Path:
+        if path == target:
+            rename(path, to)
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_directory(target, {"m": b"2"}, owner="m")
+    assert contents(target) == {"m": b"1"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_mount_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container's volume: it cannot be renamed, and what took minutes would be lost."""
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(OutputExists, match="choose a directory in it"):
+        check_output(tmp_path, ["m"], owner="m")
+    check_output(tmp_path / "a", ["m"], owner="m")
+
+
 def test_read_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"12345")
     assert read_bounded(tmp_path / "x", 5) == b"12345"

@@ -94,6 +94,31 @@ def test_sign_a_bank(
     assert "is not signed; sign it with: guard sign" in capsys.readouterr().err
 
 
+def test_no_link_is_followed(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    """The directory may be of somebody else's making, who knows which name is written to."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    for name in (".model.sig.new", "model.sig"):
+        (signed / name).unlink(missing_ok=True)
+        (signed / name).symlink_to(victim)
+    assert main(["sign", str(signed), "--private-key", str(keys[0])]) == CLEAN
+    assert victim.read_bytes() == b"mine"
+    assert not (signed / "model.sig").is_symlink()
+    assert main(["verify", str(signed), "--public-key", str(keys[1])]) == CLEAN
+
+
+def test_what_is_two_things_is_neither(
+    signed: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The signature of a monitor says nothing of the bank that was laid into its directory."""
+    make_bank(wordpiece("cf"), ["cf"]).save(signed.parent / "bank")
+    (signed / "bank.json").write_bytes((signed.parent / "bank" / "bank.json").read_bytes())
+    private, public = map(str, keys)
+    for command, *key in (["verify", "--public-key", public], ["sign", "--private-key", private]):
+        assert main([command, str(signed), *key]) == FAILED
+        assert "holds bank.json and monitor.json" in capsys.readouterr().err
+
+
 def test_another_key(signed: Path, tmp_path: Path) -> None:
     _, public = write_keys(tmp_path, "theirs")
     with pytest.raises(BadSignature, match="not made over these files by the owner"):

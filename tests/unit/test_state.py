@@ -1,0 +1,87 @@
+"""State of runs that were cut short: whose it is, and that one run at a time has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from guard.cli import main
+from guard.cli.state import under_way
+from guard.errors import GuardError
+from tests.processes import ROOT
+
+
+def states(out: Path) -> list[Path]:
+    state = out.with_name(f".{out.name}.scan")
+    return [state] if state.exists() else []
+
+
+def test_what_was_begun_here_is_gone_on_from(tmp_path: Path) -> None:
+    out = tmp_path / "bank"
+
+    def interrupted() -> None:
+        with under_way(out, lambda: states(out)):
+            (tmp_path / ".bank.scan").mkdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with under_way(out, lambda: states(out)):
+        (tmp_path / ".bank.scan").rmdir()
+    # Done: what comes to lie there later is not of that run.
+    (tmp_path / ".bank.scan").mkdir()
+    with (
+        pytest.raises(GuardError, match="was not begun here by you"),
+        under_way(out, lambda: states(out)),
+    ):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("command", "planted"),
+    [
+        (["scan", "model", "--out", "bank"], ".bank.scan"),
+        (["purify", "model", "--bank", "bank-1", "--out", "p"], ".p.purify-0"),
+    ],
+)
+def test_what_somebody_left_there_is_refused(
+    command: list[str],
+    planted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It may hold made-up measurements, by which nothing would be found."""
+    (tmp_path / "bank-1").symlink_to(ROOT / "tests" / "golden" / "bank-1")
+    (tmp_path / planted).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    assert "remove it, and run this again" in capsys.readouterr().err
+    assert (tmp_path / planted).is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "bank"
+    other = (
+        "import sys; from pathlib import Path; from guard.cli.state import under_way\n"
+        "with under_way(Path(sys.argv[1]), lambda: []): pass"
+    )
+    command = [sys.executable, "-c", other, str(out)]
+    with under_way(out, lambda: states(out)):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "another run is under way" in done.stderr
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def test_a_home_that_cannot_be_written_to_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with under_way(tmp_path / "bank", list):
+        pass
