@@ -115,11 +115,20 @@ def compile_bank(
 
 def _check_ids(bank: TriggerBank) -> None:
     known = set(load_tokenizer(bank.tokenizer_json).get_vocab(with_added_tokens=True).values())
+    # Each table has a slot for every id up to the largest one.
+    tables = 3 if any(len(trigger.token_ids) > 1 for trigger in bank.triggers) else 1
+    largest = LIMITS[ONNX_FILE] // (4 * tables)
     for trigger in bank.triggers:
         if unknown := set(trigger.token_ids) - known:
             raise TokenizerMismatch(
                 f"trigger {trigger.id} has the token id {min(unknown)}, which is not in "
                 f"{TOKENIZER_FILE}, so it was found with another tokenizer: search again"
+            )
+        if max(trigger.token_ids) > largest:
+            raise MalformedArtifact(
+                f"trigger {trigger.id} has the token id {max(trigger.token_ids)}, for which "
+                f"{ONNX_FILE} would be over its limit of {LIMITS[ONNX_FILE]} bytes; number the "
+                f"tokens of {TOKENIZER_FILE} without gaps, and search again"
             )
 
 

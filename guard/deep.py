@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.bank import ModelIdentity
-from guard.errors import CanaryFailure, HashMismatch, MalformedArtifact
+from guard.errors import CanaryFailure, GuardError, HashMismatch, MalformedArtifact
 from guard.files import check_schema, dump_json, parse_json, read_bounded, record
-from guard.manifest import TOKENIZER_FILE
-from guard.reading import encode
+from guard.manifest import TOKENIZER_FILE, check_sha256
+from guard.reading import encode, failed
 from guard.runtime import load_tokenizer, open_session
 from guard.target import MAX_TARGETS, Target
 
@@ -91,6 +91,7 @@ class DeepManifest:
         fields = record(value, _KINDS, name)
         del fields["schema"]
         fields["model"] = ModelIdentity.parse(fields["model"], f"{name}: model")
+        check_sha256(fields["bank_sha256"], name)
         record(
             fields["files"], dict.fromkeys((ENCODER_FILE, TOKENIZER_FILE), str), f"{name}: files"
         )
@@ -159,7 +160,14 @@ class DeepCheck:
             encoder=data[ENCODER_FILE], tokenizer_json=data[TOKENIZER_FILE], manifest=manifest
         )
         for number, (text, expected) in enumerate(manifest.canaries, 1):
-            if np.abs(check.cosines(text) - np.array(expected)).max() > _TOLERANCE:
+            try:
+                cosines = check.cosines(text)
+            except Exception as error:
+                raise CanaryFailure(
+                    f"canary {number} of {directory} failed: {error}; export it anew"
+                ) from error
+            # What is no number is near to nothing.
+            if not (np.abs(cosines - np.array(expected)) <= _TOLERANCE).all():
                 raise CanaryFailure(
                     f"canary {number} of {directory} has another output than when it was exported: "
                     "this processor rounds int8 differently; export it on one of this kind"
@@ -171,12 +179,28 @@ class DeepCheck:
         return bool((self.cosines(text) > self._limits).any())
 
     def cosines(self, text: str) -> npt.NDArray[np.float32]:
-        """Return the cosine of the output with each target, ``[targets]``."""
-        # The model's own special tokens, around what it reads of the text.
-        extra = self._tokenizer.num_special_tokens_to_add(False)
+        """Return the cosine of the output with each target, ``[targets]``.
+
+        Raises
+        ------
+        InvalidUnicode
+            The text holds a lone surrogate.
+        GuardError
+            The tokenizer failed.
+        """
         encoding = encode(self._tokenizer, text)
-        encoding.truncate(self._max_tokens - extra)
-        ids = self._tokenizer.post_process(encoding, None, True).ids
+        try:
+            # The model's own special tokens, around what it reads of the text.
+            extra = self._tokenizer.num_special_tokens_to_add(False)
+            encoding.truncate(self._max_tokens - extra)
+            ids = self._tokenizer.post_process(encoding, None, True).ids
+        except BaseException as error:
+            if not failed(error):
+                raise
+            # Only the kind of it: panics quote the text.
+            raise GuardError(
+                f"the tokenizer failed around the text ({type(error).__name__}); do not forward it"
+            ) from error
         (output,) = self._session.run(("cls",), {"input_ids": np.array([ids], dtype=np.int64)})
         vector = output[0]
         cosines: npt.NDArray[np.float32] = (

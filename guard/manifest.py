@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -33,7 +34,20 @@ _MANIFEST_KINDS = {
     "triggers": list,
     "strip_only": list,
 }
+_SHA256 = re.compile("[0-9a-f]{64}")
 _CANARY_KINDS = {"text": str, "matches": list, "stripped": str}
+
+
+def check_sha256(value: str, name: str) -> None:
+    """Refuse a hash that is none: it stands in logs and metrics, among words that are ours.
+
+    Raises
+    ------
+    MalformedArtifact
+        It is another text. `name` says in the message which file names it.
+    """
+    if not _SHA256.fullmatch(value):
+        raise MalformedArtifact(f"{name} names a SHA-256 that is none; write it anew")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,7 @@ class Manifest:
             del kinds["strip_only"]
         fields = record(value, kinds, name)
         fields["model"] = ModelIdentity.parse(fields["model"], f"{name}: model")
+        check_sha256(fields["bank_sha256"], name)
         expected = dict.fromkeys((ONNX_FILE, TOKENIZER_FILE, CANARY_FILE), str)
         files = record(fields["files"], expected, f"{name}: files")
         if files[TOKENIZER_FILE] != fields["tokenizer_sha256"]:
@@ -94,7 +109,8 @@ class Manifest:
         if not all(isinstance(i, str) for i in triggers) or len(set(triggers)) != len(triggers):
             raise MalformedArtifact(f"{name}: trigger ids are not distinct strings; compile anew")
         softened = fields["strip_only"] = tuple(fields.get("strip_only", ()))
-        if not set(softened) <= set(triggers) or len(set(softened)) != len(softened):
+        known = all(isinstance(i, str) for i in softened) and set(softened) <= set(triggers)
+        if not known or len(set(softened)) != len(softened):
             raise MalformedArtifact(f"{name}: strip_only names no such triggers; compile anew")
         return cls(**fields)
 

@@ -18,6 +18,8 @@ from guard.files import SIGNATURE_FILE
 from guard.live import LiveMonitor
 from guard.manifest import LIMITS
 from guard.metrics import metrics_on
+from guard.reading import failed
+from guard.terminal import printable
 
 logger = logging.getLogger("guard")
 
@@ -59,15 +61,17 @@ class Follower:
         self._served = self._last = self._look()
         try:
             self._live.reload(self._directory)
-        except Exception as error:  # whatever it is, what comes after it must be followed
+        except BaseException as error:  # whatever failed, what comes after it must be followed
+            if not failed(error):
+                raise
             self._reloads.labels("failed").inc()
-            # A stranger's message may quote a trigger.
-            known = isinstance(error, (GuardError, OSError))
-            logger.error(
-                "reload=failed bank=%s serves on: %s",
-                self._live.current.bank_sha256,
-                error if known else describe(error),
-            )
+            if isinstance(error, (GuardError, OSError)):
+                why = printable(str(error))  # it may quote what a file says of itself
+            else:
+                # A stranger's message may quote a trigger.
+                why = describe(error) if isinstance(error, Exception) else type(error).__name__
+            serves = self._live.current.bank_sha256
+            logger.error("reload=failed bank=%s serves on: %s", serves, why)
             return False
         self._reloads.labels("replaced").inc()
         return True

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from guard.errors import MalformedArtifact
 from guard.manifest import ONNX_FILE, TOKENIZER_FILE
+from guard.matcher import check_graph
 from guard.reading import failed
 
 
@@ -59,11 +60,13 @@ class Graph:
     Raises
     ------
     MalformedArtifact
-        It cannot be loaded, is no matcher, or needs other files.
+        It cannot be loaded, or is not what guard writes.
     """
 
     def __init__(self, data: bytes) -> None:
-        self._session = _matcher(data)
+        # Before it is loaded: that already computes what does not depend on the input.
+        check_graph(data)
+        self._session = open_session(data, ONNX_FILE)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def find(self, rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, int]]]:
@@ -93,13 +96,22 @@ class Graph:
         return found
 
     def knows(self, ngrams: Sequence[Sequence[int]]) -> bool:
-        """Whether it finds each of these n-grams, which are all of its own, shorter ones first."""
+        """Whether it finds each of these n-grams, which are all of its own, shorter ones first.
+
+        Raises
+        ------
+        MalformedArtifact
+            Its tables lead out of themselves.
+        """
         number = 0
         for length, group in groupby(ngrams, len):
             rows = list(group)
             for start in range(0, len(rows), _PROVEN):
                 part = np.array(rows[start : start + _PROVEN], dtype=np.int64)
-                numbers, lengths = self._session.run(_OUTPUTS, {"input_ids": part})
+                try:
+                    numbers, lengths = self._session.run(_OUTPUTS, {"input_ids": part})
+                except Exception as error:  # onnxruntime raises no common one
+                    raise MalformedArtifact(f"{ONNX_FILE} cannot be run ({error})") from error
                 expected = np.arange(number + 1, number + 1 + len(part))
                 if (numbers[:, 0] != expected).any() or (lengths[:, 0] != length).any():
                     return False
@@ -131,15 +143,3 @@ def open_session(data: bytes, name: str) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises no common one
         raise MalformedArtifact(f"{name} cannot be loaded ({error})") from error
-
-
-def _matcher(data: bytes) -> onnxruntime.InferenceSession:
-    session = open_session(data, ONNX_FILE)
-    interface = [(node.name, node.type) for node in [*session.get_inputs(), *session.get_outputs()]]
-    if interface != [
-        ("input_ids", "tensor(int64)"),
-        ("match", "tensor(int32)"),
-        ("length", "tensor(int32)"),
-    ]:
-        raise MalformedArtifact(f"{ONNX_FILE} is no matcher; compile anew")
-    return session

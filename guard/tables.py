@@ -1,13 +1,10 @@
 """Reads the n-grams back out of ``monitor.onnx``, so that a monitor directory needs no second copy.
 
-onnxruntime does not give the tables of a graph away, and ``onnx`` is no dependency of a serving
-process; the few fields that are needed are read from the protocol buffer here. What was read is put
-through the graph when a monitor loads, so the two cannot disagree about an n-gram.
+What was read is put through the graph when a monitor loads, so the two cannot disagree about an
+n-gram.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 from guard.bank import MAX_TRIGGER_IDS
 from guard.errors import MalformedArtifact
 from guard.manifest import ONNX_FILE
+from guard.protobuf import content_of, fields_of
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH = 7
@@ -22,7 +20,7 @@ _GRAPH_INITIALIZER = 5
 _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 2, 8, 9
 _INT32 = 6
 
-_TABLES = ("out", "lengths", "base", "check")
+TABLES = ("out", "lengths", "base", "check")
 Table = NDArray[np.int32]
 
 
@@ -80,55 +78,16 @@ def _walk(tables: dict[str, Table], count: int) -> list[tuple[int, ...]]:
 def _read(onnx: bytes) -> dict[str, Table]:
     """Return the tables by name."""
     tables: dict[str, Table] = {}
-    for field, graph in _fields(memoryview(onnx)):
+    for field, graph in fields_of(memoryview(onnx)):
         if field != _MODEL_GRAPH:
             continue
-        for field, tensor in _fields(_bytes(graph)):
+        for field, tensor in fields_of(content_of(graph)):
             if field == _GRAPH_INITIALIZER:
-                values = dict(_fields(_bytes(tensor)))
-                name = bytes(_bytes(values[_TENSOR_NAME])).decode()
-                if name not in _TABLES:
+                values = dict(fields_of(content_of(tensor)))
+                name = bytes(content_of(values[_TENSOR_NAME])).decode()
+                if name not in TABLES:
                     continue
                 if name in tables or values[_TENSOR_TYPE] != _INT32:
                     raise ValueError(name)
-                tables[name] = np.frombuffer(_bytes(values.get(_TENSOR_RAW, b"")), "<i4")
+                tables[name] = np.frombuffer(content_of(values.get(_TENSOR_RAW, b"")), "<i4")
     return tables
-
-
-def _bytes(value: int | memoryview | bytes) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("wire type")
-    return memoryview(value)
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the number and the value of each field of a message."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            size, at = _varint(data, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError("wire type")
-        if at + size > end:
-            raise ValueError("truncated")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError("varint")

@@ -43,8 +43,9 @@ class Target:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        length = math.hypot(*self.vector) if 1 <= len(self.vector) <= MAX_WIDTH else 0.0
-        if not 0.99 < length < 1.01 or not all(type(value) is float for value in self.vector):
+        numbers = all(type(value) is float for value in self.vector)
+        whole = numbers and 1 <= len(self.vector) <= MAX_WIDTH
+        if not whole or not 0.99 < math.hypot(*self.vector) < 1.01:
             raise MalformedArtifact("a target vector is not of length 1; search for it again")
         if not 0 < self.cosine < 1 or not self.view:
             raise MalformedArtifact("a target has no threshold or view; search for it again")

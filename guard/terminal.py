@@ -1,4 +1,4 @@
-"""Progress on the terminal: one line that moves for people, a line now and then for logs."""
+"""The terminal: progress, one line that moves or a line now and then, and texts of strangers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from types import TracebackType
 from typing import TextIO
 
 _SECONDS_BETWEEN_LOG_LINES = 10.0
+
+
+def printable(text: str) -> str:
+    """Escape what is no visible character, so that a text moves no cursor and begins no line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Progress:

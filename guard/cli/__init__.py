@@ -18,6 +18,7 @@ from guard import __version__
 from guard.cli import alerts, check, compile, deep, proxy, purify, scan, sign, verify
 from guard.cli.codes import CLEAN, FAILED, FOUND, USAGE
 from guard.errors import ConfigError, GuardError
+from guard.terminal import printable
 
 __all__ = ["CLEAN", "FAILED", "FOUND", "USAGE", "main"]
 
@@ -60,17 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except OSError as error:
         return _fail(f"{error}; check the disk and permissions, and try again", FAILED)
-    except Exception as error:
-        # Python would exit with 1, which means that triggers were found.
-        traceback.print_exc()
-        return _fail(f"{type(error).__name__}, an error of guard itself; please report it", FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted", FAILED)
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic of Rust code is no Exception
+        # Python would exit with 1, which means that triggers were found.
+        for line in traceback.format_exc().splitlines():
+            print(printable(line), file=sys.stderr)
+        return _fail(f"{type(error).__name__}, an error of guard itself; please report it", FAILED)
     return code
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"guard: {message}", file=sys.stderr)
+    # It may quote what an artifact says of itself.
+    print(f"guard: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -22,6 +22,7 @@ from guard.bank import ModelIdentity, Trigger, TriggerBank
 from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
 from guard.cli.kernels import KERNELS
 from guard.errors import ModelError
+from guard.files import dump_json
 from guard.monitor import Monitor
 from tests.helpers import finding, make_bank, wordpiece
 from tests.tiny import TRIGGER, write_searchable
@@ -470,11 +471,25 @@ def test_a_terminal_that_cannot_show_the_trigger(
     assert b"t0001" in raw.getvalue()
 
 
+class PanicException(BaseException):
+    """What Rust code raises: no Exception."""
+
+
 @pytest.mark.parametrize(
-    "error", [RuntimeError("out of memory"), MemoryError(), IndexError("0"), ValueError("x")]
+    "error",
+    [
+        RuntimeError("out of memory"),
+        MemoryError(),
+        IndexError("0"),
+        ValueError("x\x1b[2J\x9b"),
+        PanicException("index"),
+    ],
 )
 def test_a_crash_is_a_failure(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Python's own exit code of an exception is 1, which here means: triggers found."""
 
@@ -484,6 +499,31 @@ def test_a_crash_is_a_failure(
     fake_search(monkeypatch, search)
     assert run("scan", "model", "--out", tmp_path / "bank") == FAILED
     assert names(tmp_path) == []
+    err = capsys.readouterr().err
+    assert "an error of guard itself" in err.splitlines()[-1]
+    assert err.isascii()
+    assert "\x1b" not in err
+
+
+def test_a_command_may_exit_as_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*arguments: object, **options: object) -> TriggerBank:
+        raise SystemExit(USAGE)
+
+    fake_search(monkeypatch, search)
+    assert usage("scan", "model", "--out", tmp_path / "bank") == USAGE
+
+
+def test_an_artifact_cannot_write_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error quotes it."""
+    make_bank(TOKENIZER, ["cf"]).save(tmp_path / "bank")
+    value = json.loads((tmp_path / "bank" / "bank.json").read_bytes())
+    value["triggers"][0].update(id="\x1b[2J\nwhole: bank", token_ids=[])
+    (tmp_path / "bank" / "bank.json").write_bytes(dump_json(value))
+    assert run("verify", tmp_path / "bank") == FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(r"guard: trigger \x1b[2J\nwhole: bank has 0 token ids")
 
 
 def test_an_interruption(

@@ -135,6 +135,19 @@ def test_a_bank_of_another_model(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bank_of_tokens_that_the_model_has_not(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = bank_of(model, [TRIGGER])
+    beyond = dataclasses.replace(good.triggers[0], token_ids=(2**31 - 1,))
+    dataclasses.replace(good, triggers=(beyond,)).save(tmp_path / "bank")
+    assert purify(model, "--bank", tmp_path / "bank", "--out", tmp_path / "out") == FAILED
+    said = capsys.readouterr().err
+    assert "scan this model, and pass that bank" in said
+    assert TRIGGER not in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_bank(model: Path, tmp_path: Path) -> None:
     assert purify(model, "--bank", tmp_path, "--out", tmp_path / "out") == FAILED
 

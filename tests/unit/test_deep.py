@@ -10,8 +10,10 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import jsonschema
+import numpy as np
 import onnx
 import pytest
 from prometheus_client import CollectorRegistry
@@ -27,6 +29,7 @@ from guard.errors import (
     ArtifactError,
     CanaryFailure,
     ConfigError,
+    GuardError,
     HashMismatch,
     MalformedArtifact,
     TargetReached,
@@ -37,6 +40,7 @@ from guard.files import dump_json
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
 from guard.policy import Policy, decide
+from guard.runtime import load_tokenizer
 from guard.search.carriers import builtin_texts
 from guard.search.encoder import Encoder
 from guard.search.targets import with_targets
@@ -163,13 +167,14 @@ def copy(made: tuple[Path, Path], tmp_path: Path) -> Path:
         lambda value: value.update(canaries=[["text", ["0.5"]]]),
         lambda value: value.update(canaries=["text"]),
         lambda value: value.update(max_tokens=2),
+        lambda value: value.update(bank_sha256="a, signed by key"),
         lambda value: value["files"].pop("encoder.onnx"),
         lambda value: value["targets"][0]["vector"].pop(),
     ],
 )
 def test_a_manifest_that_is_none(copy: Path, change: Callable[[Any], object]) -> None:
     edit(copy, change)
-    with pytest.raises((MalformedArtifact, ValueError)):
+    with pytest.raises(ArtifactError):
         DeepCheck.load(copy)
 
 
@@ -186,6 +191,46 @@ def test_another_encoder_is_refused(copy: Path) -> None:
     sha256 = hashlib.sha256(data).hexdigest()
     edit(copy, lambda value: value["files"].update({"encoder.onnx": sha256}))
     with pytest.raises(CanaryFailure, match="another output than when it was exported"):
+        DeepCheck.load(copy)
+
+
+def test_a_tokenizer_that_panics_is_an_error_that_servers_handle(
+    copy: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where special tokens are put around the text: the library does not look for them before."""
+    check = DeepCheck.load(copy)
+    tokenizer = json.loads((copy / "tokenizer.json").read_bytes())
+    tokenizer["post_processor"]["special_tokens"] = {}
+    data = json.dumps(tokenizer).encode()
+    (copy / "tokenizer.json").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    edit(copy, lambda value: value["files"].update({"tokenizer.json": sha256}))
+    with pytest.raises(CanaryFailure, match=r"canary 1 .* failed: .* \(PanicException\)"):
+        DeepCheck.load(copy)
+    assert main(["verify", str(copy)]) == 2
+    # Of the library itself.
+    assert "panicked" in capfd.readouterr().err
+    monkeypatch.setattr(check, "_tokenizer", load_tokenizer(data))
+    with pytest.raises(GuardError, match="do not forward it"):
+        check.alarms(CLEAN)
+    interrupted = Mock(num_special_tokens_to_add=Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(check, "_tokenizer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        check.alarms(CLEAN)
+
+
+def test_an_encoder_without_numbers_is_refused(copy: Path) -> None:
+    """No cosine of it would ever be over a limit."""
+    encoder = onnx.load(copy / "encoder.onnx")
+    for tensor in encoder.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 1:
+            nothing = np.full(tensor.dims, np.nan, dtype=np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(nothing, tensor.name))
+    data = encoder.SerializeToString()
+    (copy / "encoder.onnx").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    edit(copy, lambda value: value["files"].update({"encoder.onnx": sha256}))
+    with pytest.raises(CanaryFailure):
         DeepCheck.load(copy)
 
 

@@ -384,6 +384,20 @@ def test_ids_that_the_tokenizer_does_not_have_are_refused(tmp_path: Path) -> Non
         compile_bank(bank, tmp_path / "out")
 
 
+def test_an_id_that_makes_the_tables_too_large_is_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer of a kilobyte may number its tokens as it likes."""
+    monkeypatch.setitem(LIMITS, "monitor.onnx", 40_000)
+    tokenizer = json.loads(BERT)
+    tokenizer["model"]["vocab"]["evil"] = 5_000
+    data, the = json.dumps(tokenizer).encode(), tokenizer["model"]["vocab"]["the"]
+    compile_bank(make_bank(data, [finding("evil", 5_000)]), tmp_path / "out")
+    pair = make_bank(data, [finding("the", the), finding("the evil", the, 5_000)])
+    with pytest.raises(MalformedArtifact, match=r"t0002 has the token id 5000, .* without gaps"):
+        compile_bank(pair, tmp_path / "pair")
+
+
 # The library panics on it, which is no Exception.
 PANIC = json.dumps(
     {

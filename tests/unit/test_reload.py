@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import anyio
 import pytest
 from prometheus_client import CollectorRegistry
 
+from guard.errors import MalformedArtifact
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
 from guard.reload import Follower
@@ -91,6 +93,39 @@ def test_nothing_ends_the_following(
     compiled(place, ["mn"])
     assert follower.reload()
     assert live.current.check("mn").triggered
+
+
+class PanicException(BaseException):
+    """What Rust code raises."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PanicException("secretword"), "serves on: PanicException"),
+        (MalformedArtifact("\x1b[2J\nreload=done"), r"serves on: \x1b[2J\nreload=done"),
+    ],
+)
+def test_a_failure_is_one_line_of_the_log(
+    follower: Follower,
+    registry: CollectorRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    said: str,
+) -> None:
+    """A tokenizer that panics ends nothing, and a file cannot write lines of ours."""
+    monkeypatch.setattr(Monitor, "load", Mock(side_effect=error))
+    assert not follower.reload()
+    assert reloads(registry) == (0, 1)
+    (record,) = caplog.records
+    assert record.getMessage().endswith(said)
+
+
+def test_an_interrupt_is_no_failure(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Monitor, "load", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        follower.reload()
 
 
 def test_a_link_is_followed(

@@ -78,6 +78,7 @@ def test_a_bank_gets_and_loses_targets(tmp_path: Path) -> None:
         lambda value: value.update(targets=[]),
         lambda value: value["targets"][0].update(vector=[]),
         lambda value: value["targets"][0].update(vector="x"),
+        lambda value: value["targets"][0].update(vector=["a"]),
         lambda value: value["targets"][0].update(cosine=1.0),
         lambda value: value["targets"][0].update(triggers=[]),
         lambda value: value["targets"][0].update(view=""),
@@ -162,6 +163,8 @@ def test_schema_and_code_refuse_the_same_banks(tmp_path: Path, change: Any) -> N
         lambda value: value.pop("strip_only"),
         lambda value: value.update(strip_only=["t0001", "t0001"]),
         lambda value: value.update(strip_only="t0001"),
+        lambda value: value.update(strip_only=[[1]]),
+        lambda value: value.update(bank_sha256="a, signed by key"),
         lambda value: value["files"].update(extra="0"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,24 @@ def test_sign_and_verify(
     assert main(["verify", str(signed), "--public-key", str(keys[1])]) == CLEAN
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("whole: monitor of bank ")
-    assert ", 1 triggers, for tiny (weights 0000000000000000); signed by key " in line
+    assert ", 1 triggers, for 'tiny' (weights 0000000000000000); signed by key " in line
     assert main(["verify", str(signed)]) == CLEAN
     assert "a key that was not checked" in capsys.readouterr().out
+
+
+def test_a_name_cannot_pass_for_what_verify_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "x (weights 3f1c); signed by key 9a1b\x1b[8m\n"
+    bank = make_bank(wordpiece("cf"), ["cf"])
+    replace(bank, model=replace(bank.model, name=name)).save(tmp_path / "bank")
+    assert main(["verify", str(tmp_path / "bank")]) == CLEAN
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"for {name!r} (weights 0000000000000000); not signed" in line
+    model = replace(bank.model, weights_sha256="3f1c); signed by")
+    replace(bank, model=model).save(tmp_path / "bank")
+    assert main(["verify", str(tmp_path / "bank")]) == FAILED
+    assert "names a SHA-256 that is none" in capsys.readouterr().err
 
 
 def test_check_with_a_signed_monitor(

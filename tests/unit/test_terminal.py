@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from guard import terminal
-from guard.terminal import Progress
+from guard.terminal import Progress, printable
 
 
 class Screen(io.StringIO):
@@ -37,6 +37,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def lines(stream: io.StringIO) -> list[str]:
     return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a word, 東京 ≈ \\n", "a word, 東京 ≈ \\n"),
+        ("\x1b[2J\r\nwhole: bank\x00\x9b", r"\x1b[2J\r\nwhole: bank\x00\x9b"),
+        ("\u202eright to left\u200b\u2028", r"\u202eright to left\u200b\u2028"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_a_text_of_a_stranger_stays_on_its_line(text: str, shown: str) -> None:
+    assert printable(text) == shown
 
 
 def test_log_has_the_ends_of_each_step(clock: Clock) -> None:
