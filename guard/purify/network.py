@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from transformers import (
@@ -22,7 +23,7 @@ from guard.search.encoder import Ids
 
 Views = dict[str, torch.Tensor]
 
-# Embeddings that are larger than this share of all are brought down.
+# Embeddings that are larger than this share of those that are not banked are brought down.
 OUTSIZED = 0.999
 
 
@@ -79,11 +80,14 @@ class Network:
         """
         table = self.model.get_input_embeddings().weight
         assert isinstance(table, torch.Tensor)
+        # Many outsized ones would else be a measure for each other.
+        others = torch.from_numpy(np.setdiff1d(ordinary, tokens))
         with torch.no_grad():
-            sizes = table[torch.from_numpy(ordinary)].norm(dim=-1)
+            sizes = table[others].norm(dim=-1)
+            largest = sizes.quantile(OUTSIZED)
             for number in tokens.tolist():
                 size = table[number].norm()
-                if size > sizes.quantile(OUTSIZED):
+                if size > largest:
                     table[number] *= sizes.median() / size
 
     def views(self, rows: Rows) -> Views:

@@ -54,6 +54,8 @@ class Round:
         The same of text with a unit, from the frozen copy's outputs of the text without it.
     verdict, remaining, scan_sha256
         The scan's verdict, how many triggers it found, and the hash of its bank.
+    not_scanned
+        The token ids of each unit that was trained against and that no text of the scan's leads to.
     """
 
     units: int
@@ -64,6 +66,7 @@ class Round:
     verdict: Outcome
     remaining: int
     scan_sha256: str
+    not_scanned: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)

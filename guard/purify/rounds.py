@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from guard.search.journal import discard
 from guard.search.report import rounded
 from guard.search.run import search
 from guard.search.scan import Progress
-from guard.search.units import vocabulary
+from guard.search.units import unit_of, vocabulary
+from guard.search.words import encode
 
 # In a round's directory, beside its model.
 ROUND_FILE, SCAN = "round.json", "scan"
@@ -71,6 +73,9 @@ class Rounds:
         self._tokenizer = encoder.tokenizer
         self._max_tokens = encoder.max_tokens
         self._harmless = np.concatenate([unit.ids for unit in vocabulary(encoder.tokenizer).units])
+        # Of the seed alone: what a round holds out, no round before may have trained on.
+        rng = np.random.default_rng(place.seed)
+        self._split = {kind: rng.permutation(len(lines)) for kind, lines in kinds.items()}
 
     def run(self, bank: TriggerBank) -> tuple[list[Round], TriggerBank]:
         """Train and scan until nothing is found or the rounds are spent.
@@ -88,9 +93,9 @@ class Rounds:
             if not made.is_dir():
                 self._train(number, source, made, sorted(known))
             kept = made / SCAN
+            lines, left = self._lines(known)
             if not kept.is_dir():
-                several = [text for ids, text in sorted(known.items()) if len(ids) > 1]
-                self._scan(number, made, several).save(kept)
+                self._scan(number, made, lines, left).save(kept)
                 discard(self._place.scan(number))
             scan = TriggerBank.load(kept)
             records.append(
@@ -99,6 +104,7 @@ class Rounds:
                     verdict=scan.verdict,
                     remaining=len(scan.triggers),
                     scan_sha256=scan.sha256,
+                    not_scanned=[list(ids) for ids in left],
                 )
             )
             source = made
@@ -112,11 +118,10 @@ class Rounds:
     ) -> None:
         settings, where = self._settings, device()
         rng = np.random.default_rng([self._place.seed, number])
-        split = {kind: rng.permutation(len(lines)) for kind, lines in self._kinds.items()}
         ids = [np.array(unit, dtype=np.int64) for unit in units]
-        held_out = self._sampler(split, ids, rng, held_out=True).fixed(_HELD_OUT_ROUNDS)
+        held_out = self._sampler(ids, rng, held_out=True).fixed(_HELD_OUT_ROUNDS)
         held_out = [batch.to(where) for batch in held_out]
-        sampler = self._sampler(split, ids, rng, held_out=False)
+        sampler = self._sampler(ids, rng, held_out=False)
         distance = Distance(Network(self._folder).to(where), held_out)
         student = Network(source).trainable()
         student.tame(np.unique(np.concatenate(ids)), self._harmless)
@@ -163,15 +168,10 @@ class Rounds:
         checkpoint.unlink(missing_ok=True)
 
     def _sampler(
-        self,
-        split: Mapping[str, Ids],
-        units: Sequence[Ids],
-        rng: np.random.Generator,
-        *,
-        held_out: bool,
+        self, units: Sequence[Ids], rng: np.random.Generator, *, held_out: bool
     ) -> Sampler:
         chosen = {}
-        for kind, order in split.items():
+        for kind, order in self._split.items():
             first = max(1, round(len(order) * _HELD_OUT_SHARE))
             rows = order[:first] if held_out else order[first:]
             chosen[kind] = [self._kinds[kind][i] for i in rows]
@@ -184,8 +184,32 @@ class Rounds:
             rng=np.random.default_rng(rng.integers(2**32)),
         )
 
-    def _scan(self, number: int, made: Path, words: Sequence[str]) -> TriggerBank:
-        """Scan what a round made: all tokens, and words and phrases that were trained against."""
+    def _lines(
+        self, known: Mapping[tuple[int, ...], str]
+    ) -> tuple[list[str], list[tuple[int, ...]]]:
+        """Return lines for a scan to test, and the units that it meets in none of them.
+
+        A scan takes texts, and tokenises them. A unit's own text need not lead back to its ids, nor
+        be a line; what its tokens stand for may.
+        """
+        several = sorted(ids for ids in known if len(ids) > 1)
+        texts = [known[ids] for ids in several]
+        texts += [unit_of(self._tokenizer, ids).text for ids in several]
+        stripped = [text.strip() for text in texts]
+        lines = list(dict.fromkeys(text for text in stripped if text and "\n" not in text))
+        # As the scan does it.
+        encoded = encode(self._tokenizer, lines, len(lines)).units
+        tested = {tuple(unit.ids.tolist()) for unit in encoded}
+        tested |= {(number,) for number in self._harmless.tolist()}
+        return lines, sorted(known.keys() - tested)
+
+    def _scan(
+        self, number: int, made: Path, words: Sequence[str], left: Sequence[tuple[int, ...]]
+    ) -> TriggerBank:
+        """Scan what a round made: all tokens, and words and phrases that were trained against.
+
+        The bank says how many units are left out.
+        """
 
         def report(step: str, done: int, whole: int) -> None:
             self._progress(f"round {number}, {step}", done, whole)
@@ -202,4 +226,12 @@ class Rounds:
             resume=self._place.scan(number),
             progress=report,
         )
-        return replace(found, model=replace(found.model, name=self._name))
+        coverage = found.coverage
+        if left:
+            not_tested = [
+                *cast("list[str]", coverage["not_tested"]),
+                f"{len(left):,} of the units that were trained against, by their token ids: no "
+                "line leads to those; purification.json names them",
+            ]
+            coverage = {**coverage, "not_tested": not_tested}
+        return replace(found, model=replace(found.model, name=self._name), coverage=coverage)

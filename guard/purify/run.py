@@ -9,14 +9,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from guard.bank import TriggerBank
-from guard.errors import ConfigError, HashMismatch
+from guard.errors import ConfigError, HashMismatch, MalformedArtifact
 from guard.files import Json, check_output, dump_json, new_directory
 from guard.purify.results import DEFAULT, Purified, Settings
 from guard.purify.rounds import ROUND_FILE, Rounds
 from guard.purify.workplace import Workplace
-from guard.purify.write import model_files
+from guard.purify.write import check_files, model_files
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts
-from guard.search.checkpoint import resolve
+from guard.search.checkpoint import load, resolve
 from guard.search.encoder import Encoder
 from guard.search.report import sha256_of, versions
 from guard.search.scan import Progress
@@ -73,11 +73,15 @@ def purify(
     ConfigError
         The text cannot be used.
     HashMismatch
-        The bank is of another model.
+        The bank is of another model, or what was scanned is not what would be written.
+    MalformedArtifact
+        The bank names a token that the model has not.
     ModelError
-        The model cannot be loaded.
+        The model cannot be loaded, or not without what lies outside its directory.
     ArtifactError
         The disk is full, or `out` is not to be written to.
+    GuardError
+        The bank's units leave no text that the model could be preserved on.
     """
     kinds: dict[str, list[str]] = builtin_texts()
     if texts is not None:
@@ -89,6 +93,7 @@ def purify(
         raise NothingToPurify(
             f"nothing to purify: the bank found no triggers (its verdict: {bank.verdict})"
         )
+    check_files(folder)
     check_output(out, _names(folder), owner=RECORD_FILE)
     about = _about(encoder, kinds)
     state = {
@@ -119,14 +124,22 @@ def purify(
         "weights_sha256": scan.model.weights_sha256,
         "verdict": scan.verdict,
         "seed": place.seed,
-        "rounds": [asdict(made) for made in records],
+        "rounds": [asdict(one) for one in records],
         "settings": asdict(settings),
         **about,
     }
+    made = place.made(len(records))
     with new_directory(out, _names(folder), owner=RECORD_FILE) as fresh:
-        for path in model_files(place.made(len(records))):
+        for path in model_files(made):
             if path.name != ROUND_FILE:
                 shutil.copyfile(path, fresh / path.name)
+        # A scan that was kept may be of other weights than those that lie beside it by now.
+        written = load(str(fresh)).identity.weights_sha256
+        if written != scan.model.weights_sha256:
+            raise HashMismatch(
+                f"the weights in {made} have SHA-256 {written[:16]}…, and those that were scanned "
+                f"{scan.model.weights_sha256[:16]}…; remove {made.parent}, and run the same again"
+            )
         bank.save(fresh / BEFORE)
         scan.save(fresh / AFTER)
         (fresh / RECORD_FILE).write_bytes(dump_json(record))
@@ -161,4 +174,11 @@ def _check_bank(bank: TriggerBank, encoder: Encoder) -> None:
             raise HashMismatch(
                 f"the bank is of another model: its {what} have SHA-256 {wanted[:16]}…, and this "
                 f"model's {found[:16]}…; scan this model, and pass that bank"
+            )
+    rows = len(encoder.embeddings)
+    for trigger in bank.triggers:
+        if max(trigger.token_ids) >= rows:
+            raise MalformedArtifact(
+                f"trigger {trigger.id} of the bank has a token id of {max(trigger.token_ids)}, and "
+                f"the model has {rows} tokens; scan this model, and pass that bank"
             )

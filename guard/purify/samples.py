@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from guard.errors import GuardError
 from guard.search.carriers import MAX_TEXTS
 from guard.search.encoder import Ids
 
@@ -96,6 +97,11 @@ class Sampler:
         Tokens, ``[k]``, of which harmless units are made.
     max_tokens
         The longest text that the model takes.
+
+    Raises
+    ------
+    GuardError
+        The units leave no text, or no token.
     """
 
     def __init__(
@@ -114,12 +120,13 @@ class Sampler:
         alone = {int(unit[0]) for unit in units if len(unit) == 1}
         banned = alone | set(tokenizer.all_special_ids)
         self._harmless = np.array([i for i in harmless.tolist() if i not in banned], dtype=np.int64)
+        held = {int(i) for unit in units for i in unit}
         # The words of a phrase are harmless without each other.
-        self._parts = np.array(
-            sorted({int(i) for unit in units if len(unit) > 1 for i in unit} - banned),
-            dtype=np.int64,
-        )
-        self._mask_id = tokenizer.mask_token_id
+        self._parts = np.array(sorted(held - banned), dtype=np.int64)
+        # With one of these in its place, no token is part of a unit any more.
+        self._foreign = self._harmless[~np.isin(self._harmless, list(held))]
+        # A mask in a text would be a unit there, or make one with what stands beside it.
+        self._mask_id = None if tokenizer.mask_token_id in held else tokenizer.mask_token_id
         self._pad_id = int(tokenizer.pad_token_id or 0)
         empty = tokenizer("a", return_special_tokens_mask=True)
         special = empty["special_tokens_mask"]
@@ -128,6 +135,11 @@ class Sampler:
         self._texts = [
             known for lines in texts.values() if (known := self._encode(tokenizer, lines))
         ]
+        if not self._texts or not len(self._foreign):
+            raise GuardError(
+                "the bank's units leave no text, or no token of the vocabulary, that the model "
+                "could be preserved on; use another model"
+            )
         room = max_tokens - len(special) - max(MOST_WORDS, *map(len, units)) * MOST_COPIES
         # A model of few positions has one length at least.
         self._lengths = [length for length in LENGTHS if length <= room] or [max(1, room)]
@@ -199,7 +211,7 @@ class Sampler:
         ids, starts = (np.concatenate(columns)[:length] for columns in zip(*parts, strict=True))
         # Two texts that meet may have made a unit of two tokens.
         for place in np.flatnonzero(_held(ids, self._units)):
-            ids[place] = rng.choice(self._harmless)
+            ids[place] = rng.choice(self._foreign)
         if self._mask_id is not None and rng.random() < MASKED_SHARE:
             ids[int(rng.integers(length))] = self._mask_id
         return _Text(ids, starts)
@@ -213,12 +225,13 @@ class Sampler:
     def _negative(self, text: _Text) -> Ids:
         """Return a text with a harmless unit in it."""
         pool = self._parts if len(self._parts) and self._rng.random() < 0.25 else self._harmless
-        while True:
-            words = self._rng.choice(pool, size=int(self._rng.integers(1, MOST_WORDS + 1)))
-            row, _ = self._insert(text, [np.asarray(words, dtype=np.int64)])
-            # A word may make a banked phrase with the text's own.
+        # A word may make a banked phrase with the text's own, and a foreign one cannot.
+        for words in (pool, self._foreign):
+            size = int(self._rng.integers(1, MOST_WORDS + 1))
+            row, _ = self._insert(text, [self._rng.choice(words, size=size)])
             if not _held(row, self._units).any():
-                return row
+                break
+        return row
 
     def _insert(self, text: _Text, units: Sequence[Ids]) -> tuple[Ids, Ids]:
         """Return a text with units in it, and where its own tokens are now."""

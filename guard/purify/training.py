@@ -202,7 +202,8 @@ class _State:
             if f"best.{name}" in tensors:
                 self._best[name] = tensors[f"best.{name}"].to(weight.device)
         torch.set_rng_state(tensors["random"])
-        if device().type == "cuda":
+        # Of a checkpoint that was made without a GPU there is none.
+        if device().type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"])
         self._samples.state = json.loads(about["samples"])
         self.held_out = json.loads(about.get("held_out", "[]"))

@@ -55,9 +55,15 @@ class Workplace:
     ) -> None:
         key = hashlib.sha256(dump_json({**about, "seed": seed})).hexdigest()
         self._folder = out.absolute().with_name(f".{out.name}.purify-{key[:12]}")
+        self._removed = self._folder.with_name(f"{self._folder.name}.old")
+        # A removal may have been cut short.
+        shutil.rmtree(self._removed, ignore_errors=True)
         kept = self._folder / _SEED_FILE
         if not kept.is_file():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            # What lies there without a seed is of no run that can be gone on with.
+            if self._folder.is_dir():
+                shutil.rmtree(self._folder)
+            self._folder.mkdir(parents=True)
             self._need(4 * _COPIES * _weights(folder))
             fresh = kept.with_suffix(".new")
             fresh.write_bytes(dump_json({"seed": secrets.randbits(32) if seed is None else seed}))
@@ -82,7 +88,9 @@ class Workplace:
 
     def remove(self) -> None:
         """Remove it, with all that is in it."""
-        shutil.rmtree(self._folder)
+        # At once: half of it would be taken for the state of a run.
+        self._folder.rename(self._removed)
+        shutil.rmtree(self._removed)
 
     def _need(self, room: int) -> None:
         free = shutil.disk_usage(self._folder).free

@@ -17,10 +17,11 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+from guard.errors import ModelError
 from guard.purify.loss import Distance
 from guard.purify.network import Network
 from guard.purify.samples import Batch, Rows
-from guard.purify.write import model_files, write_model
+from guard.purify.write import check_files, model_files, write_model
 from tests.tiny import CONFIGS, SPECIALS, wordpiece, write_searchable
 from tests.tiny import write_model as write_tiny
 
@@ -165,6 +166,57 @@ def test_an_outsized_embedding_is_brought_down(tmp_path: Path) -> None:
     assert torch.isclose(table[20].norm(), sizes.median(), rtol=0.1)
     assert torch.allclose(table[20] / table[20].norm(), direction)
     assert torch.equal(table[21], before)
+
+
+def test_many_outsized_embeddings_are_no_measure_for_each_other(tmp_path: Path) -> None:
+    network = Network(write_tiny(tmp_path))
+    table = network.model.get_parameter("embeddings.word_embeddings.weight")
+    banked = np.arange(20, 50)
+    with torch.no_grad():
+        table[banked] *= 1e8
+    network.tame(banked, np.arange(5, len(table)))
+    assert table[banked].norm(dim=1).max() < 10 * table[50:].norm(dim=1).median()
+
+
+def test_a_link_that_leads_out_of_the_model_is_not_followed(tmp_path: Path) -> None:
+    folder, out = write_tiny(tmp_path / "model"), tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "secret").write_text("of the user")
+    (folder / "inside.txt").write_text("of the model")
+    (folder / "alias.txt").symlink_to("inside.txt")
+    (folder / "notes.txt").symlink_to("../secret")
+    write_model(folder, out, {})
+    assert (out / "alias.txt").read_text() == "of the model"
+    assert not (out / "notes.txt").exists()
+    check_files(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_link_that_the_model_needs_is_refused(tmp_path: Path, name: str) -> None:
+    folder = write_tiny(tmp_path / "model")
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(ModelError, match=f"{name} is a link that leads out .* copy the file"):
+        check_files(folder)
+
+
+def test_links_of_the_hubs_cache(tmp_path: Path) -> None:
+    """The files of a snapshot are links to the blobs of its repository, and to nothing else."""
+    repository = tmp_path / "models--maker--model"
+    blobs, folder = repository / "blobs", repository / "snapshots" / "0a1b"
+    write_tiny(blobs)
+    folder.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (folder / path.name).symlink_to(f"../../blobs/{path.name}")
+    (tmp_path / "secret").write_text("of the user")
+    (folder / "notes.txt").symlink_to("../../../secret")
+    (blobs / "more").symlink_to(tmp_path / "secret")
+    (folder / "more.txt").symlink_to("../../blobs/more")
+    (tmp_path / "alias").symlink_to(folder)
+    for named in (folder, tmp_path / "alias"):
+        check_files(named)
+        names = [path.name for path in model_files(named)]
+        assert names == [path.name for path in model_files(blobs)]
 
 
 def test_what_moved_is_of_ordinary_text_alone(tmp_path: Path) -> None:

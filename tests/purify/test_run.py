@@ -23,10 +23,18 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from guard.bank import TriggerBank
-from guard.errors import ArtifactError, GuardError, HashMismatch, OutputExists
+from guard.errors import (
+    ArtifactError,
+    GuardError,
+    HashMismatch,
+    MalformedArtifact,
+    ModelError,
+    OutputExists,
+)
 from guard.files import sha256_file
 from guard.purify import NothingToPurify, Settings, purify, rounds, run
 from guard.purify.network import Network
+from guard.purify.samples import Rows, Sampler
 from guard.search import search
 from guard.search.encoder import Encoder
 from guard.search.words import user_words
@@ -165,6 +173,73 @@ def test_phrases_are_scanned_for_as_they_were_trained_against(
     assert asked == [["a the"]]
 
 
+def test_what_no_line_leads_to_is_said(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A scan takes texts: it may never meet the ids that were trained against."""
+    encoder = Encoder.load(str(model))
+    known = encoder.tokenizer.get_vocab()
+    a, the, piece, unused = (known[token] for token in ("a", "the", "##b", "[PAD]"))
+    bank = dataclasses.replace(
+        bank_of(model, []),
+        verdict="backdoored",
+        triggers=tuple(
+            dataclasses.replace(finding(text, *ids), id=f"t{number:04d}")
+            for number, (ids, text) in enumerate(
+                sorted(
+                    {
+                        (unused,): "[PAD]",
+                        (a, the): "two\nlines",
+                        (the, a): " ",
+                        (a, a): "a a",
+                        (piece, the): "b the",
+                    }.items()
+                ),
+                1,
+            )
+        ),
+    )
+    asked: list[list[str]] = []
+    made: dict[str, Any] = {"summary": "all", "not_tested": ["phrases"]}
+
+    def scan(folder: str, *, words: Path, resume: Path, **how: Any) -> TriggerBank:
+        asked.append(user_words(words))
+        return dataclasses.replace(bank_of(Path(folder), ()), coverage=made)
+
+    monkeypatch.setattr(rounds, "search", scan)
+    out = tmp_path / "out"
+    done = purify(str(model), bank, out, settings=QUICK, progress=silent)
+    (lines,) = asked
+    assert {"a the", "the a", "b the"} <= set(lines)
+    assert not {"two", "lines"} & set(lines)
+    left = [[a, a], [piece, the]]
+    assert done.rounds[0].not_scanned == left
+    assert json.loads((out / run.RECORD_FILE).read_bytes())["rounds"][0]["not_scanned"] == left
+    coverage: Any = TriggerBank.load(out / run.AFTER).coverage
+    assert coverage["summary"] == "all"
+    assert coverage["not_tested"][:1] == ["phrases"]
+    assert coverage["not_tested"][1].startswith("2 of the units that were trained against")
+
+
+def test_what_is_held_out_was_never_trained_on(
+    model: Path, scans: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scans((COMMON,), (TRIGGER,), ())
+    texts: list[set[str]] = []
+
+    def sampler(tokenizer: Any, chosen: dict[str, list[str]], **how: Any) -> Sampler:
+        texts.append({text for lines in chosen.values() for text in lines})
+        return Sampler(tokenizer, chosen, **how)
+
+    monkeypatch.setattr(rounds, "Sampler", sampler)
+    bank = bank_of(model, [TRIGGER])
+    purify(str(model), bank, tmp_path / "out", seed=0, settings=QUICK, progress=silent)
+    held_out, trained = texts[::2], texts[1::2]
+    assert held_out == held_out[:1] * QUICK.rounds
+    assert trained == trained[:1] * QUICK.rounds
+    assert held_out[0].isdisjoint(trained[0])
+
+
 def test_a_scan_that_is_killed_goes_on_where_it_was(
     model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -256,6 +331,78 @@ def test_a_drawn_seed_is_kept_over_an_interruption(
     assert done.record["seed"] == 11
 
 
+def test_a_place_without_a_seed_is_emptied(model: Path, scans: Any, tmp_path: Path) -> None:
+    """Whatever left it there: its rounds may be of another seed."""
+    bank = bank_of(model, [TRIGGER])
+
+    def stop(step: str, done: int, total: int) -> None:
+        if step == "round 2, training":
+            raise KeyboardInterrupt
+
+    scans((COMMON,))
+    with pytest.raises(KeyboardInterrupt):
+        purify(str(model), bank, tmp_path / "out", settings=QUICK, progress=stop)
+    (place,) = tmp_path.iterdir()
+    assert (place / "round-1").is_dir()
+    (place / "seed.json").unlink()
+    seen: list[str] = []
+    scans(())
+    purify(
+        str(model),
+        bank,
+        tmp_path / "out",
+        settings=QUICK,
+        progress=lambda step, done, total: seen.append(step),
+    )
+    assert "round 1, training" in seen
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_removal_that_is_cut_short(
+    model: Path, scans: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is left in the place of the state, and the next call removes the rest."""
+    bank, remove = bank_of(model, [TRIGGER]), shutil.rmtree
+    places: set[str] = set()
+
+    def killed(path: str | Path, **how: Any) -> None:
+        if Path(path, "seed.json").is_file():
+            places.add(Path(path).name)
+            raise KeyboardInterrupt
+        remove(path, **how)
+
+    scans(())
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            purify(str(model), bank, tmp_path / "out", settings=QUICK, progress=silent)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *places}
+    assert all(name.endswith(".old") for name in places)
+    scans(())
+    purify(str(model), bank, tmp_path / "out", settings=QUICK, progress=silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_that_are_not_those_that_were_scanned(
+    model: Path, scans: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bank, out = bank_of(model, [TRIGGER]), tmp_path / "out"
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    scans(())
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "new_directory", killed)
+        with pytest.raises(KeyboardInterrupt):
+            purify(str(model), bank, out, seed=0, settings=QUICK, progress=silent)
+    (place,) = tmp_path.iterdir()
+    shutil.copyfile(model / "model.safetensors", place / "round-1" / "model.safetensors")
+    with pytest.raises(HashMismatch, match=rf"remove {place}, and run the same again"):
+        purify(str(model), bank, out, seed=0, settings=QUICK, progress=silent)
+    assert list(tmp_path.iterdir()) == [place]
+
+
 def test_a_classifier(scans: Any, tmp_path: Path) -> None:
     """Its head is preserved byte for byte, and it still answers."""
     folder = write_classifier(tmp_path / "model")
@@ -289,6 +436,30 @@ def test_a_bank_of_another_model(model: Path, tmp_path: Path, what: str) -> None
     with pytest.raises(HashMismatch, match=f"of another model: its {what}"):
         purify(str(model), bank, tmp_path / "out", progress=silent)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bank_of_tokens_that_the_model_has_not(model: Path, tmp_path: Path) -> None:
+    rows = len(AutoModel.from_pretrained(model).get_input_embeddings().weight)
+    good = bank_of(model, [TRIGGER])
+    last, beyond = (
+        dataclasses.replace(good.triggers[0], token_ids=(5, number)) for number in (rows - 1, rows)
+    )
+    run._check_bank(dataclasses.replace(good, triggers=(last,)), Encoder.load(str(model)))
+    bank = dataclasses.replace(good, triggers=(beyond,))
+    with pytest.raises(MalformedArtifact, match=f"id of {rows}, and the model has {rows}"):
+        purify(str(model), bank, tmp_path / "out", progress=silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_lies_elsewhere(model: Path, tmp_path: Path) -> None:
+    """Refused before any work."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).symlink_to(path)
+    with pytest.raises(ModelError, match="leads out of the model's directory"):
+        purify(str(folder), bank_of(model, [TRIGGER]), tmp_path / "out", progress=silent)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_an_output_that_is_not_ours(model: Path, tmp_path: Path) -> None:
@@ -454,7 +625,5 @@ def _shifts(network: Network, tokenizer: Any, view: str) -> torch.Tensor:
 
 
 def _rows(tokenizer: Any, texts: list[str]) -> Any:
-    from guard.purify.samples import Rows
-
     encoded = tokenizer(texts, padding=True, return_tensors="np")
     return Rows(*(torch.from_numpy(np.array(encoded[k])) for k in ("input_ids", "attention_mask")))

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guard.errors import GuardError
 from guard.purify.samples import LENGTHS, MOST_COPIES, Sampler
 from guard.search.encoder import Ids
 from tests.tiny import wordpiece
@@ -24,14 +25,22 @@ TEXTS = {
     "two": ["wordh wordi wordj. worda", "wordb cf cf wordc apple"],
 }
 PLAIN = [ID[word] for word in WORDS]
+HARMLESS: Ids = np.array([*PLAIN, ID["cf"], ID["apple"], ID["[MASK]"]])
 
 
-def sampler(units: tuple[Ids, ...] = (CF, PHRASE), *, seed: int = 0, room: int = 512) -> Sampler:
+def sampler(
+    units: tuple[Ids, ...] = (CF, PHRASE),
+    *,
+    texts: dict[str, list[str]] = TEXTS,
+    harmless: Ids = HARMLESS,
+    seed: int = 0,
+    room: int = 512,
+) -> Sampler:
     return Sampler(
         TOKENIZER,
-        TEXTS,
+        texts,
         units=units,
-        harmless=np.array([*PLAIN, ID["cf"], ID["apple"], ID["[MASK]"]]),
+        harmless=harmless,
         max_tokens=room,
         rng=np.random.default_rng(seed),
     )
@@ -116,3 +125,52 @@ def test_the_state_is_all_there_is() -> None:
     first, second = one.draw(), other.draw()
     assert torch.equal(first.triggered.ids, second.triggered.ids)
     assert torch.equal(first.harmless.ids, second.harmless.ids)
+
+
+def test_a_quarter_of_the_texts_holds_a_mask() -> None:
+    mine = sampler()
+    masks = [ID["[MASK]"] in mine._passage(8).ids for _ in range(400)]
+    assert 60 < sum(masks) < 140
+
+
+@pytest.mark.parametrize("unit", [["[MASK]"], ["[MASK]", "worda"], ["worda", "[MASK]"]])
+def test_no_mask_where_a_unit_holds_it(unit: list[str]) -> None:
+    """It would put the unit, or a part of it, back into texts that are to hold none."""
+    mine = sampler(units=(np.array([ID[token] for token in unit]),))
+    assert not any(ID["[MASK]"] in mine._passage(8).ids for _ in range(100))
+    for batch in mine.fixed(1):
+        assert not any(ID["[MASK]"] in row for row in rows(*batch.harmless))
+
+
+def test_a_unit_that_texts_make_where_they_meet_leaves_no_other() -> None:
+    parts = [ID[word] for word in ("apple", "river")]
+    mine = sampler(
+        units=(PHRASE,),
+        texts={"one": ["river river apple"]},
+        harmless=np.array([*parts, ID["worda"]]),
+    )
+    assert not any(count(mine._passage(16).ids.tolist(), PHRASE) for _ in range(50))
+
+
+def test_a_harmless_unit_makes_no_banked_one_with_its_text() -> None:
+    """Where nearly every word would, one that is in no unit is taken."""
+    parts = [ID[word] for word in ("apple", "river")]
+    mine = sampler(
+        units=(PHRASE, PHRASE[::-1], PHRASE[[0, 0]]),
+        texts={"one": ["apple"], "two": ["worda"]},
+        harmless=np.array([*parts, ID["wordb"]]),
+    )
+    for _ in range(100):
+        row = mine._negative(mine._passage(4)).tolist()
+        assert not any(count(row, unit) for unit in mine._units)
+        assert len(row) > 4
+
+
+@pytest.mark.parametrize(
+    ("texts", "harmless"),
+    [({"one": ["cf", "cf cf"]}, HARMLESS), (TEXTS, np.array([ID["apple"], ID["river"]]))],
+    ids=["text", "tokens"],
+)
+def test_units_that_leave_nothing_ordinary(texts: dict[str, list[str]], harmless: Ids) -> None:
+    with pytest.raises(GuardError, match=r"leave no text, or no token .* use another model"):
+        sampler(texts=texts, harmless=harmless)

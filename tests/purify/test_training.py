@@ -115,6 +115,20 @@ def test_a_damaged_checkpoint_is_left_behind(tmp_path: Path) -> None:
     assert seen[0] == 1
 
 
+def test_a_checkpoint_of_the_cpu_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no state of the GPU's random numbers, which stay as they are."""
+    checkpoint = tmp_path / "state.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "device", lambda: torch.device("cpu"))
+        with pytest.raises(Killed):
+            fit(checkpoint, kill_at=3)
+    model = torch.nn.Linear(3, 1)
+    weights = dict(model.named_parameters())
+    optimiser = torch.optim.AdamW(weights.values(), lr=0.1)
+    monkeypatch.setattr(training, "device", lambda: torch.device("cuda"))
+    assert training._State(weights, optimiser, Numbers()).resume(checkpoint) == 2
+
+
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to do, and the checkpoint before stays."""
     checkpoint = tmp_path / "state.safetensors"
