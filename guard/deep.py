@@ -139,17 +139,33 @@ class DeepCheck:
             raise MalformedArtifact(f"{ENCODER_FILE} is no encoder of guard's; export it anew")
 
     @classmethod
-    def load(cls, directory: str | PathLike[str]) -> DeepCheck:
+    def load(
+        cls,
+        directory: str | PathLike[str],
+        *,
+        require_signature: str | PathLike[str] | None = None,
+    ) -> DeepCheck:
         """Read a directory, check it against its manifest, and try it on its canaries.
+
+        Parameters
+        ----------
+        require_signature
+            A public key in PEM; only what its owner signed is loaded.
 
         Raises
         ------
         ArtifactError
-            `MalformedArtifact`, `SchemaTooNew` or `HashMismatch`: it is no deep check, or is not
-            intact. `CanaryFailure`: the encoder does not compute here what it did when exported.
+            `BadSignature`: it is not signed by that key. `MalformedArtifact`, `SchemaTooNew` or
+            `HashMismatch`: it is no deep check, or is not intact. `CanaryFailure`: the encoder does
+            not compute here what it did when exported.
         """
         directory = Path(directory)
+        # Each file is read once; what was verified and hashed is what is used.
         data = {name: read_bounded(directory / name, limit) for name, limit in DEEP_LIMITS.items()}
+        if require_signature is not None:
+            from guard import signing  # an extra
+
+            signing.verify(data, directory, public_key=Path(require_signature))
         manifest = DeepManifest.parse(data[DEEP_FILE], str(directory / DEEP_FILE))
         for name, sha256 in manifest.files.items():
             if hashlib.sha256(data[name]).hexdigest() != sha256:

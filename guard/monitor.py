@@ -336,14 +336,9 @@ class Monitor:
 def _deep_check(
     directory: Path, monitor: Monitor, require_signature: str | PathLike[str] | None
 ) -> DeepCheck:
-    from guard import deep  # costs a session, and most do without
+    from guard.deep import DeepCheck  # costs a session, and most do without
 
-    if require_signature is not None:
-        from guard import signing
-
-        data = {name: read_bounded(directory / name, n) for name, n in deep.DEEP_LIMITS.items()}
-        signing.verify(data, directory, public_key=Path(require_signature))
-    check = deep.DeepCheck.load(directory)
+    check = DeepCheck.load(directory, require_signature=require_signature)
     # One tokenizer serves many encoders, and to another one the targets mean nothing.
     ours = (monitor.tokenizer_sha256, monitor.model.weights_sha256)
     if (check.tokenizer_sha256, check.weights_sha256) != ours:

@@ -18,12 +18,13 @@ import onnx
 import pytest
 from prometheus_client import CollectorRegistry
 
+import guard.deep
 from exporters.deep import export_deep
 from exporters.monitor import compile_bank
 from guard.bank import Trigger, TriggerBank
 from guard.cli import main
 from guard.decorator import protect
-from guard.deep import DeepCheck, DeepManifest
+from guard.deep import DEEP_LIMITS, DeepCheck, DeepManifest
 from guard.engine import Engine
 from guard.errors import (
     ArtifactError,
@@ -36,7 +37,7 @@ from guard.errors import (
     TokenizerMismatch,
     TriggeredInput,
 )
-from guard.files import dump_json
+from guard.files import dump_json, read_bounded
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
 from guard.policy import Policy, decide
@@ -369,7 +370,7 @@ def test_nothing_of_another_model_gets_into_the_bank(
 
 
 def test_a_signature_is_required_of_both(
-    made: tuple[Path, Path], copy: Path, tmp_path: Path
+    made: tuple[Path, Path], copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -396,3 +397,13 @@ def test_a_signature_is_required_of_both(
         Monitor.load(monitor, deep=copy, require_signature=tmp_path / "key.pub")
     assert main(["sign", str(copy), "--private-key", str(tmp_path / "key")]) == 0
     Monitor.load(monitor, deep=copy, require_signature=tmp_path / "key.pub")
+    # What is used is what was verified, whatever comes to lie there meanwhile.
+    read: list[str] = []
+
+    def once(path: Path, limit: int) -> bytes:
+        read.append(path.name)
+        return read_bounded(path, limit)
+
+    monkeypatch.setattr(guard.deep, "read_bounded", once)
+    DeepCheck.load(copy, require_signature=tmp_path / "key.pub")
+    assert sorted(read) == sorted(DEEP_LIMITS)
