@@ -30,8 +30,12 @@ from guard.search.statistics import dimensions
 
 DOCUMENT = ROOT / "docs" / "benchmarks" / "directions.md"
 SEED = 0
-CLASSIFIERS = "classifiers that have learned their task"
-GROUPS = ("clean encoders", "encoders with a backdoor", "classifiers of one epoch", CLASSIFIERS)
+GROUPS = (
+    "clean encoders",
+    "encoders with a backdoor",
+    "classifiers that have hardly learned their task",
+    "classifiers that have learned it",
+)
 
 
 def main() -> None:
@@ -67,8 +71,9 @@ def ask(folder: Path) -> Json:
     read: dict[str, Any] = {}
 
     def watch(encoder: Encoder, texts: Sequence[Carrier]) -> Any:
-        read.update(dict(outputs_of(encoder, texts).items()))
-        return read
+        found = outputs_of(encoder, texts)
+        read.update({str(view): outputs for view, outputs in found.items()})
+        return found
 
     with patch.object(axes, "outputs_of", watch):
         make_axes_alike(encoder, builtin_texts(), Journal(encoder, SEED, None))
