@@ -24,6 +24,7 @@ NAMES = {
     "climb-search": "climbs through a whole search, by their starts",
     "ablation": "which statistics, views and rules of the search find which triggers alone",
     "directions": "in how many directions outputs differ, which tells classifiers from encoders",
+    "rounded": "a backdoor that is only there in float32, and who sees it",
     "calibration": "how near clean encoders come to a false alarm",
     "fuzz": "every path of the monitor against a slow search, on a million hostile texts",
 }

@@ -18,10 +18,11 @@ from transformers import AutoModel, PreTrainedModel
 
 from guard.bank import TriggerBank
 from guard.deep import DEEP_FILE, ENCODER_FILE, DeepCheck, DeepManifest
-from guard.errors import ConfigError, TokenizerMismatch
+from guard.errors import ConfigError
 from guard.files import write_directory
 from guard.manifest import TOKENIZER_FILE
 from guard.search.encoder import Encoder
+from guard.search.targets import check_model
 
 _OPSET = 17
 
@@ -48,7 +49,7 @@ def export_deep(bank: TriggerBank, model: str | PathLike[str], out: str | PathLi
     ------
     ConfigError
         The bank holds no target vectors.
-    TokenizerMismatch
+    HashMismatch
         The bank is of another model.
     OutputExists
         `out` exists and is no deep check.
@@ -85,20 +86,6 @@ def export_deep(bank: TriggerBank, model: str | PathLike[str], out: str | PathLi
         DEEP_FILE: manifest.dump(),
     }
     write_directory(Path(out), files, owner=DEEP_FILE)
-
-
-def check_model(encoder: Encoder, bank: TriggerBank) -> None:
-    """Check that a bank was found in an encoder, by its weights.
-
-    Raises
-    ------
-    TokenizerMismatch
-        It was found in another.
-    """
-    if encoder.identity.weights_sha256 != bank.model.weights_sha256:
-        raise TokenizerMismatch(
-            f"{encoder.identity.name} is not the model that the bank was found in; name that one"
-        )
 
 
 def quantised(network: nn.Module, outputs: Mapping[str, tuple[str, ...]]) -> bytes:

@@ -28,15 +28,13 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.out, DEEP_LIMITS, owner=DEEP_FILE)
     bank = TriggerBank.load(options.bank)
     with extra("exporting", "search"):
-        from exporters.deep import check_model, export_deep
+        from exporters.deep import export_deep
         from guard.search.carriers import builtin_texts
         from guard.search.encoder import Encoder
         from guard.search.targets import with_targets
     measured = not bank.targets
     if measured:
         encoder = Encoder.load(options.model)
-        # One tokenizer serves many models, and another's targets would be exported as this one's.
-        check_model(encoder, bank)
         bank = with_targets(encoder, bank, builtin_texts())
         if not bank.targets:
             raise GuardError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
 from guard.cli.state import under_way
-from guard.errors import GuardError, ModelError
+from guard.errors import GuardError
 from guard.files import check_apart, check_output
 from guard.terminal import Progress
 
@@ -66,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
     with extra("the search", "search"):
         from guard.search import search
         from guard.search.journal import discard
-    _check_reading(options)
     resume = _resume(options.out)
     with under_way(options.out, lambda: [resume] if resume.exists() else []):
         try:
@@ -99,22 +96,6 @@ def run(options: argparse.Namespace) -> int:
         discard(resume)
     print(report if options.json else f"{report}\nbank: {options.out}")
     return CODES[bank.verdict]
-
-
-def _check_reading(options: argparse.Namespace) -> None:
-    """Refuse a tokenizer that reads special tokens in a text as words: no monitor does."""
-    from guard.search.checkpoint import resolve
-
-    config: object = None
-    # What is no model is for the search to refuse, which says what it has to be.
-    with contextlib.suppress(GuardError, OSError, ValueError):
-        folder, _ = resolve(options.model, options.revision, allow_pickle=options.allow_pickle)
-        config = json.loads((folder / "tokenizer_config.json").read_bytes())
-    if isinstance(config, dict) and config.get("split_special_tokens"):
-        raise ModelError(
-            f"{options.model} has split_special_tokens set in tokenizer_config.json, so it would "
-            "read other ids in a text than any monitor; take it out, and serve it without"
-        )
 
 
 def _budget(value: str) -> str | float:

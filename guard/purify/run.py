@@ -13,8 +13,10 @@ from guard.errors import ConfigError, HashMismatch, MalformedArtifact
 from guard.files import Json, check_output, dump_json, new_directory
 from guard.purify.results import DEFAULT, Purified, Settings
 from guard.purify.rounds import ROUND_FILE, Rounds
+from guard.purify.training import device
 from guard.purify.workplace import Workplace
 from guard.purify.write import check_files, model_files
+from guard.search.arithmetic import multiplies_bfloat16
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts
 from guard.search.checkpoint import load, resolve
 from guard.search.encoder import Encoder
@@ -95,7 +97,7 @@ def purify(
         )
     check_files(folder)
     check_output(out, _names(folder), owner=RECORD_FILE)
-    about = _about(encoder, kinds)
+    about = _about(kinds)
     state = {
         "weights": encoder.identity.weights_sha256,
         "bank": bank.sha256,
@@ -147,10 +149,11 @@ def purify(
     return Purified(record, tuple(records), scan)
 
 
-def _about(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, Json]:
+def _about(kinds: Mapping[str, Sequence[str]]) -> dict[str, Json]:
     """Return with what a model is purified, beside bank, seed and settings."""
     return {
-        "arithmetic": encoder.arithmetic,
+        # Of its training; scans are in float32.
+        "arithmetic": "bfloat16" if multiplies_bfloat16(device()) else "float32",
         "texts_sha256": sha256_of(kinds),
         "versions": versions(),
     }

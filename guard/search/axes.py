@@ -14,9 +14,10 @@ from guard.search.scan import outputs_of
 from guard.search.statistics import Array, dimensions
 from guard.search.texts import VERDICT_LENGTHS
 
-# Where outputs differ in fewer directions, they may be a classifier's. Encoders of the zoo have
-# more, also with a backdoor, and classifiers that have learned their task fewer, with all axes
-# alike too.
+# Where outputs differ in fewer directions, they may be a classifier's. Encoders have more, also
+# with a backdoor, but for poolers that some backdoors take and small encoders that learned for
+# minutes; classifiers that have learned their task have fewer, with all axes alike too
+# (``python -m benchmarks directions``).
 NARROW = 12.0
 # Of the median axis' deviation: what an axis is lengthened to at most, so that one that says
 # nothing is not made to say noise.
@@ -45,10 +46,8 @@ def make_axes_alike(encoder: Encoder, kinds: Mapping[str, Sequence[str]], journa
         Ordinary texts by kind.
     """
     encoder.axes = {}
-    special = encoder.frame(np.zeros((1, 0), dtype=np.int64)).shape[1]
-    longest = encoder.max_tokens - special - MAX_TRIGGER_IDS
-    rng = journal.rng("texts of axes")
-    texts = Supply(kinds, encoder.tokenizer, rng, most=longest).take(
+    rng, most = journal.rng("texts of axes"), encoder.room - MAX_TRIGGER_IDS
+    texts = Supply(kinds, encoder.tokenizer, rng, most=most).take(
         Want(kind, length, "start") for length in VERDICT_LENGTHS for kind in kinds
     )
     wanted = directions_wanted(encoder)

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from guard.errors import ModelError
 from guard.search import checkpoint
-from guard.search.arithmetic import multiplies_bfloat16
 from guard.search.checkpoint import Checkpoint
 from guard.search.fit import classes
 from guard.search.views import View
@@ -22,7 +21,11 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Encoder:
-    """A model that turns token ids into vectors.
+    """A model that turns token ids into vectors, computed in float32.
+
+    In bfloat16, which some processors multiply twice as fast, an attacker hides a backdoor for
+    nothing: an axis that varies by less than bfloat16 keeps of it, and a large weight behind it,
+    fire where the model is served in float32, and not here (``python -m benchmarks rounded``).
 
     Attributes
     ----------
@@ -47,8 +50,6 @@ class Encoder:
         that is not there. See `guard.search.axes`.
     offset
         Special tokens before a text.
-    arithmetic
-        What the model computes in: ``"bfloat16"`` where the processor multiplies it in hardware.
     forwarded
         Tokens that went through the model so far.
     backwarded
@@ -68,9 +69,7 @@ class Encoder:
         self.axes: dict[View, Vectors] = {}
         self.forwarded = 0
         self.backwarded = 0
-        fast = multiplies_bfloat16(model.device)
-        self.arithmetic = "bfloat16" if fast else "float32"
-        self._model = model.bfloat16() if fast else model
+        self._model = model
         self._prefix, self._suffix = loaded.prefix, loaded.suffix
         self.offset = len(self._prefix)
         # Where the output is that stands for the text: [CLS] of BERT, <s> of RoBERTa, else the end.
@@ -92,6 +91,11 @@ class Encoder:
     def cost(self) -> int:
         """In token-forwards, a unit that does not depend on the machine: backwards counts twice."""
         return self.forwarded + 2 * self.backwarded
+
+    @property
+    def room(self) -> int:
+        """The tokens of the longest text that the model takes, special ones apart."""
+        return self.max_tokens - int(self.frame(np.zeros((1, 0), dtype=np.int64)).shape[1])
 
     def frame(self, rows: Ids) -> Ids:
         """Put the model's special tokens around rows of equal length, ``[n, k] -> [n, k + s]``."""

@@ -128,7 +128,8 @@ def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: object) -> Non
     Raises
     ------
     ModelError
-        It is slow, empty, of more tokens than the model, or gives texts another type.
+        It is slow, empty, of more tokens than the model, gives texts another type, or reads
+        special tokens in them as words.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
@@ -150,6 +151,11 @@ def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: object) -> Non
             f"{name}'s tokenizer gives no attention mask (model_input_names), so that the model "
             "reads what a batch is padded with, which the search does not look at. Use the "
             "tokenizer of the model that it was made from"
+        )
+    if getattr(tokenizer, "split_special_tokens", False):
+        raise ModelError(
+            f"{name} has split_special_tokens set in tokenizer_config.json, so that its tokenizer "
+            "would read other ids in a text than any monitor; take it out, and serve it without"
         )
     rows: int = model.config.vocab_size
     highest = max(tokenizer.get_vocab().values())

@@ -34,7 +34,7 @@ class Journal:
     Parameters
     ----------
     encoder
-        Whose count of forwarded tokens a shard that is read back is added to.
+        Whose weights are measured. To its count of tokens a shard that is read back is added.
     directory
         Where shards are kept; ``None`` keeps nothing.
     """
@@ -59,10 +59,11 @@ class Journal:
         over
             The units and texts that are measured. Which units come late in a search depends on what
             was found before, and another number of threads may round that otherwise: what was
-            measured of other ones is measured again.
+            measured of other ones, or of another model, is measured again.
         """
         path = None if self._directory is None else self._directory / f"{name}.npz"
-        digest = hashlib.sha256(b"".join(ids.tobytes() + b"|" for ids in over)).digest()
+        what = [self._encoder.identity.weights_sha256.encode(), *(ids.tobytes() for ids in over)]
+        digest = hashlib.sha256(b"|".join(what)).digest()
         own = np.frombuffer(digest, dtype=np.uint8)
         known = None if path is None else _read(path)
         if known is not None and np.array_equal(known.pop(_OVER, own[:0]), own):

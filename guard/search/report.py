@@ -35,6 +35,7 @@ NOT_TESTED = (
     "triggers that act in text of other languages than English alone, unless yours is given",
     "triggers that take the outputs of single tokens alone, as models that mark words read them",
     "triggers that are no string, such as syntax or style",
+    "triggers that fire in other arithmetic than float32 alone, such as half precision or int8",
     "what layers behind the encoder make of its outputs, such as a classifier's own head",
 )
 _ABSENT: dict[View, str] = {
@@ -183,7 +184,7 @@ def settings(encoder: Encoder, kinds: Mapping[str, Sequence[str]]) -> dict[str, 
         "false_discovery_rate": ALPHA_NAMED,
         "tail_shape": SHAPE,
         "correction": "groups of units, then Benjamini-Hochberg",
-        "arithmetic": encoder.arithmetic,
+        "arithmetic": "float32",
         "token_forwards": encoder.cost,
         "texts_sha256": sha256_of(kinds),
         "versions": versions(),

@@ -104,7 +104,6 @@ def search(
             "words": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
             "search": _source(),
             "config": encoder.config_sha256,
-            "arithmetic": encoder.arithmetic,
             **report.versions(),
         }
         # How fast the machine is now and was then may differ: the plan is kept as well.

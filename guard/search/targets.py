@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 
 from guard.bank import Trigger, TriggerBank
-from guard.errors import ModelError, TokenizerMismatch
+from guard.errors import HashMismatch, ModelError, TokenizerMismatch
 from guard.search.encoder import Encoder, Ids, Vectors
 from guard.search.gaps import word_starts
 from guard.search.views import View
@@ -49,8 +49,10 @@ def with_targets(
 
     Raises
     ------
+    HashMismatch
+        The bank is of another model: one tokenizer serves many.
     TokenizerMismatch
-        The bank is of another tokenizer than the encoder.
+        It is of another tokenizer.
     ModelError
         The model has no output of a first token.
     """
@@ -59,6 +61,7 @@ def with_targets(
             f"{encoder.identity.name} has no output of a first token to compare with; the deep "
             "check is for BERT-like encoders"
         )
+    check_model(encoder, bank)
     if encoder.tokenizer_json != bank.tokenizer_json:
         raise TokenizerMismatch(
             f"the bank was not made with the tokenizer of {encoder.identity.name}; search again"
@@ -98,6 +101,20 @@ def with_targets(
     return replace(bank, targets=targets)
 
 
+def check_model(encoder: Encoder, bank: TriggerBank) -> None:
+    """Check that a bank was found in an encoder, by its weights.
+
+    Raises
+    ------
+    HashMismatch
+        It was found in another.
+    """
+    if encoder.identity.weights_sha256 != bank.model.weights_sha256:
+        raise HashMismatch(
+            f"{encoder.identity.name} is not the model that the bank was found in; name that one"
+        )
+
+
 def _ids(encoder: Encoder, text: str) -> tuple[Ids, list[int]]:
     """Return the ids of a text, and the places between its words."""
     encoded = encoder.tokenizer(text, add_special_tokens=False)
@@ -111,9 +128,8 @@ def _inserted(encoder: Encoder, text: str, trigger: Trigger, rng: np.random.Gene
 
 def _outputs(encoder: Encoder, rows: Sequence[Ids]) -> Vectors:
     """Return the directions of the outputs, ``[rows, width]``; long rows are cut."""
-    room = encoder.max_tokens - encoder.frame(np.zeros((1, 0), dtype=np.int64)).shape[1]
     outputs = np.empty((len(rows), encoder.width), dtype=np.float32)
-    lengths = np.array([min(len(row), room) for row in rows])
+    lengths = np.array([min(len(row), encoder.room) for row in rows])
     for length in np.unique(lengths):  # together, as no row may be padded
         (places,) = np.nonzero(lengths == length)
         for start in range(0, len(places), _BATCH):

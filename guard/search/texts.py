@@ -53,8 +53,7 @@ class Texts:
         self._kinds = kinds
         self._rng = rng
         self._masks = "mask" in encoder.views
-        special = encoder.frame(np.zeros((1, 0), dtype=np.int64)).shape[1]
-        self._longest = encoder.max_tokens - special - MAX_TRIGGER_IDS
+        self._longest = encoder.room - MAX_TRIGGER_IDS
         if self._longest < max(VERDICT_LENGTHS):
             raise ModelError(
                 f"{encoder.identity.name} takes texts of {encoder.max_tokens} tokens at most, and "

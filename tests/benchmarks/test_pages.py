@@ -16,6 +16,7 @@ from benchmarks import (
     fronts,
     memory,
     monitor_page,
+    rounded,
     search_cost,
     soak,
 )
@@ -36,6 +37,7 @@ RENDERED: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "mitigation": (mitigation.render, ("mitigation",)),
     "monitor": (monitor_page.render, ("monitor",)),
     "rivals": (rivals_page.render, ("mitigation-rivals",)),
+    "rounded": (rounded.render, ("rounded",)),
     "search-cost": (
         search_cost.render,
         ("search-cost-pairs", "detection", "pair-search", "climb-search"),

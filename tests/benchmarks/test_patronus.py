@@ -41,12 +41,6 @@ def silent(step: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compute in float32, whatever the processor is good at."""
-    monkeypatch.setattr("guard.search.encoder.multiplies_bfloat16", lambda device: False)
-
-
 def by_loops(z: list[list[float]], labels: list[int], temperature: float) -> float:
     """The loss as the paper writes it, a sum at a time."""
     unit = [[x / math.hypot(*row) for x in row] for row in z]
@@ -106,7 +100,6 @@ def near_linear(directory: Path) -> Subject:
     return subject
 
 
-@pytest.mark.usefixtures("exact")
 def test_hotflip_ranks_as_trying_every_token_does(tmp_path: Path) -> None:
     subject = near_linear(tmp_path)
     search = Search(subject, TEXTS, SMALL, seed=0)

@@ -38,7 +38,6 @@ class FakeEncoder(Encoder):
         self.max_tokens = 64
         self.classes = 0
         self.axes = {}
-        self.arithmetic = "float32"
         self.forwarded = 0
         self.backwarded = 0
         self.batches: list[tuple[int, ...]] = []

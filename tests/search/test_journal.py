@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,14 @@ def measured(encoder: FakeEncoder, rng: np.random.Generator) -> Arrays:
 
 
 def run(
-    directory: Path | None, names: list[str], calls: list[str], over: Sequence[Ids] = ()
+    directory: Path | None,
+    names: list[str],
+    calls: list[str],
+    over: Sequence[Ids] = (),
+    weights: str = "0" * 64,
 ) -> tuple[list[Arrays], int]:
     encoder = FakeEncoder()
+    encoder.identity = replace(encoder.identity, weights_sha256=weights)
     journal = Journal(encoder, 5, directory)
 
     def measure(name: str) -> Arrays:
@@ -63,6 +69,13 @@ def test_what_was_measured_of_other_units_is_measured_again(tmp_path: Path) -> N
     assert calls == ["a", "a"]
     run(tmp_path, ["a"], calls, [np.array([1]), np.array([3])])
     assert len(calls) == 3
+
+
+def test_what_was_measured_of_another_model_is_measured_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    for weights in ("0" * 64, "0" * 64, "1" * 64):
+        run(tmp_path, ["a"], calls, [np.array([1])], weights)
+    assert calls == ["a", "a"]
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"no archive"])

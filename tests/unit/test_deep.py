@@ -252,10 +252,15 @@ def test_what_does_not_belong_together(
         Monitor.load(tmp_path / "other", deep=made[1])
     with pytest.raises(ConfigError, match="no target vectors"):
         export_deep(make_bank(wordpiece("cf"), ["cf"]), model, tmp_path / "x")
+    encoder = Encoder.load(str(model))
+    with pytest.raises(HashMismatch, match="not the model"):
+        with_targets(encoder, make_bank(wordpiece("cf"), ["cf"]), {})
     with pytest.raises(TokenizerMismatch, match="search again"):
-        with_targets(Encoder.load(str(model)), make_bank(wordpiece("cf"), ["cf"]), {})
+        with_targets(
+            encoder, replace(make_bank(wordpiece("cf"), ["cf"]), model=encoder.identity), {}
+        )
     other = write_searchable(tmp_path / "model")
-    with pytest.raises(TokenizerMismatch, match="not the model"):
+    with pytest.raises(HashMismatch, match="not the model"):
         export_deep(bank, other, tmp_path / "x")
     # The same tokenizer, and other weights.
     compile_bank(replace(bank, model=Encoder.load(str(other)).identity), tmp_path / "weights")
