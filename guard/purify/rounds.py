@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from guard.bank import TriggerBank
+from guard.errors import GuardError
 from guard.files import Json, dump_json
 from guard.purify.loss import Distance, total
 from guard.purify.network import Network
@@ -34,6 +35,15 @@ ROUND_FILE, SCAN = "round.json", "scan"
 # Of the texts, those that are not trained on; and how often each length is drawn from them.
 _HELD_OUT_SHARE = 0.1
 _HELD_OUT_ROUNDS = 2
+
+
+# Of what tells ordinary texts apart, a model that is still itself keeps more than half: none of the
+# zoo's moved by over a twentieth (``python -m benchmarks mitigation``).
+MOST_MOVED = 0.5
+
+
+class NotPreserved(GuardError):
+    """Training has taken the model from what it was."""
 
 
 class Rounds:
@@ -84,6 +94,12 @@ class Rounds:
         -------
         tuple[list[Round], TriggerBank]
             What each round came to, and the last scan.
+
+        Raises
+        ------
+        NotPreserved
+            Outputs on ordinary text moved by more than `MOST_MOVED` of their variance. A scan would
+            find nothing in a model that gives all texts one output.
         """
         known = {trigger.token_ids: trigger.text for trigger in bank.triggers}
         source = self._folder
@@ -92,6 +108,14 @@ class Rounds:
             made = self._place.made(number)
             if not made.is_dir():
                 self._train(number, source, made, sorted(known))
+            record = read(made / ROUND_FILE)
+            moved = max(record["moved"].values())
+            if moved > MOST_MOVED:
+                raise NotPreserved(
+                    f"training took the model's outputs on ordinary text away by {moved:.0%} of "
+                    "their variance, so that it is of no use any more, and nothing is written. Its "
+                    "weights may have been made for that. Use another encoder"
+                )
             kept = made / SCAN
             lines, left = self._lines(known)
             if not kept.is_dir():
@@ -100,7 +124,7 @@ class Rounds:
             scan = TriggerBank.load(kept)
             records.append(
                 Round(
-                    **read(made / ROUND_FILE),
+                    **record,
                     verdict=scan.verdict,
                     remaining=len(scan.triggers),
                     scan_sha256=scan.sha256,

@@ -12,7 +12,7 @@ from guard.bank import TriggerBank
 from guard.errors import ConfigError, HashMismatch, MalformedArtifact
 from guard.files import Json, check_output, dump_json, new_directory
 from guard.purify.results import DEFAULT, Purified, Settings
-from guard.purify.rounds import ROUND_FILE, Rounds
+from guard.purify.rounds import ROUND_FILE, NotPreserved, Rounds
 from guard.purify.training import device
 from guard.purify.workplace import Workplace
 from guard.purify.write import check_files, model_files
@@ -83,7 +83,8 @@ def purify(
     ArtifactError
         The disk is full, or `out` is not to be written to.
     GuardError
-        The bank's units leave no text that the model could be preserved on.
+        The bank's units leave no text that the model could be preserved on, or training did not
+        preserve it.
     """
     kinds: dict[str, list[str]] = builtin_texts()
     if texts is not None:
@@ -118,7 +119,12 @@ def purify(
     identity = replace(encoder.identity, name=model, revision=revision)
     # The encoder has another copy of the weights.
     del encoder
-    records, scan = rounds.run(bank)
+    try:
+        records, scan = rounds.run(bank)
+    except NotPreserved:
+        # Going on from here would come to the same.
+        place.remove()
+        raise
     record: dict[str, Json] = {
         "schema": PURIFICATION_SCHEMA,
         "model": asdict(identity),

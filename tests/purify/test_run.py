@@ -34,6 +34,7 @@ from guard.errors import (
 from guard.files import sha256_file
 from guard.purify import NothingToPurify, Settings, purify, rounds, run
 from guard.purify.network import Network
+from guard.purify.rounds import NotPreserved
 from guard.purify.samples import Rows, Sampler
 from guard.search import search
 from guard.search.encoder import Encoder
@@ -97,6 +98,24 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         return seeds
 
     return answer
+
+
+def test_a_model_that_training_breaks_is_not_written(
+    model: Path, scans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor scanned: a scan finds nothing in a model that gives all texts one output."""
+    seeds = scans(())
+    monkeypatch.setattr(rounds, "MOST_MOVED", 0.0)
+    with pytest.raises(NotPreserved, match=r"nothing is written\. .* Use another encoder"):
+        purify(
+            str(model),
+            bank_of(model, [TRIGGER]),
+            tmp_path / "out",
+            seed=7,
+            settings=QUICK,
+            progress=silent,
+        )
+    assert (seeds, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_what_is_written(model: Path, scans: Any, tmp_path: Path) -> None:
