@@ -11,6 +11,7 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
@@ -18,11 +19,13 @@ from transformers import AutoModel, PreTrainedModel
 
 from guard.bank import TriggerBank
 from guard.deep import DEEP_FILE, ENCODER_FILE, DeepCheck, DeepManifest
-from guard.errors import ConfigError
+from guard.errors import ConfigError, GuardError
 from guard.files import write_directory
 from guard.manifest import TOKENIZER_FILE
+from guard.search.carriers import builtin_texts
 from guard.search.encoder import Encoder
 from guard.search.targets import check_model
+from guard.target import Target
 
 _OPSET = 17
 
@@ -33,8 +36,12 @@ _PLAIN = (
 )
 
 
-def export_deep(bank: TriggerBank, model: str | PathLike[str], out: str | PathLike[str]) -> None:
+def export_deep(
+    bank: TriggerBank, model: str | PathLike[str], out: str | PathLike[str]
+) -> tuple[Target, ...]:
     """Write the directory of a deep check; an earlier one there is replaced.
+
+    Of targets that no trigger reaches in int8 there would never be an alarm: they are left out.
 
     Parameters
     ----------
@@ -45,10 +52,17 @@ def export_deep(bank: TriggerBank, model: str | PathLike[str], out: str | PathLi
     out
         The directory to write.
 
+    Returns
+    -------
+    tuple of Target
+        Those that were left out.
+
     Raises
     ------
     ConfigError
         The bank holds no target vectors.
+    GuardError
+        It holds none that a trigger reaches in int8.
     HashMismatch
         The bank is of another model.
     OutputExists
@@ -72,8 +86,18 @@ def export_deep(bank: TriggerBank, model: str | PathLike[str], out: str | PathLi
         },
     )
     check = DeepCheck(encoder=data, tokenizer_json=bank.tokenizer_json, manifest=manifest)
+    left_out = _unreached(check, encoder, bank)
+    if left_out:
+        kept = tuple(target for target in bank.targets if target not in left_out)
+        if not kept:
+            raise GuardError(
+                "in int8, in which the deep check reads texts, no trigger of the bank leads "
+                "anywhere, so that it would alarm on nothing; use the bank's monitor alone"
+            )
+        manifest = replace(manifest, targets=kept)
+        check = DeepCheck(encoder=data, tokenizer_json=bank.tokenizer_json, manifest=manifest)
     texts = {trigger.id: trigger.text for trigger in bank.triggers}
-    canaries = [*_PLAIN, *(f"{_PLAIN[1]} {texts[t.triggers[0]]}" for t in bank.targets)]
+    canaries = [*_PLAIN, *(f"{_PLAIN[1]} {texts[t.triggers[0]]}" for t in manifest.targets)]
     manifest = replace(
         manifest,
         canaries=tuple(
@@ -86,6 +110,31 @@ def export_deep(bank: TriggerBank, model: str | PathLike[str], out: str | PathLi
         DEEP_FILE: manifest.dump(),
     }
     write_directory(Path(out), files, owner=DEEP_FILE)
+    return left_out
+
+
+def _unreached(check: DeepCheck, encoder: Encoder, bank: TriggerBank) -> tuple[Target, ...]:
+    """Return the targets that no trigger of theirs takes a text to, at either end of it."""
+    units = {trigger.id: list(trigger.token_ids) for trigger in bank.triggers}
+    texts = [
+        encoder.tokenizer(lines[0], add_special_tokens=False).input_ids
+        for lines in builtin_texts().values()
+    ]
+
+    def reaches(number: int, ids: list[int]) -> bool:
+        row = encoder.frame(np.array([ids], dtype=np.int64))
+        return bool(check.reached(check.cosines_of(row))[0, number])
+
+    return tuple(
+        target
+        for number, target in enumerate(bank.targets)
+        if not any(
+            reaches(number, ids)
+            for unit in map(units.__getitem__, target.triggers)
+            for text in texts
+            for ids in (unit + text, text + unit)
+        )
+    )
 
 
 def quantised(network: nn.Module, outputs: Mapping[str, tuple[str, ...]]) -> bytes:

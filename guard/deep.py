@@ -192,7 +192,12 @@ class DeepCheck:
 
     def alarms(self, text: str) -> bool:
         """Whether the output of the encoder on a text falls on a target vector."""
-        return bool((self.cosines(text) > self._limits).any())
+        return bool(self.reached(self.cosines(text)).any())
+
+    def reached(self, cosines: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Return which targets outputs fall on, by their cosines with these."""
+        reached: npt.NDArray[np.bool_] = cosines > self._limits
+        return reached
 
     def cosines(self, text: str) -> npt.NDArray[np.float32]:
         """Return the cosine of the output with each target, ``[targets]``.
@@ -217,9 +222,15 @@ class DeepCheck:
             raise GuardError(
                 f"the tokenizer failed around the text ({type(error).__name__}); do not forward it"
             ) from error
-        (output,) = self._session.run(("cls",), {"input_ids": np.array([ids], dtype=np.int64)})
-        vector = output[0]
-        cosines: npt.NDArray[np.float32] = (
-            self._vectors @ vector / max(np.linalg.norm(vector), 1e-12)
-        )
+        (cosines,) = self.cosines_of(np.array([ids], dtype=np.int64))
+        return np.asarray(cosines, dtype=np.float32)
+
+    def cosines_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return the same of rows of ids, ``[n, length]`` -> ``[n, targets]``.
+
+        Special tokens are among the ids.
+        """
+        (outputs,) = self._session.run(("cls",), {"input_ids": ids})
+        lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
+        cosines: npt.NDArray[np.float32] = outputs @ self._vectors.T / np.maximum(lengths, 1e-12)
         return cosines

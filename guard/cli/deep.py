@@ -41,9 +41,12 @@ def run(options: argparse.Namespace) -> int:
                 f"no trigger of {options.bank} leads to one place, so there is nothing to alarm "
                 "on; use its monitor alone"
             )
-    export_deep(bank, options.model, options.out)
+    left_out = export_deep(bank, options.model, options.out)
     if measured:
         bank.save(options.bank)
         print(f"bank: {options.bank}, now with target vectors: compile its monitor anew")
-    print(f"deep check: {options.out}, {len(bank.targets)} targets of bank {bank.sha256[:12]}")
+    for target in left_out:
+        print(f"left out: in int8, {', '.join(target.triggers)} would not be seen")
+    count = len(bank.targets) - len(left_out)
+    print(f"deep check: {options.out}, {count} targets of bank {bank.sha256[:12]}")
     return CLEAN

@@ -244,6 +244,22 @@ def test_a_matcher_is_no_encoder(made: tuple[Path, Path], copy: Path) -> None:
         DeepCheck.load(copy)
 
 
+def test_a_target_that_int8_never_reaches_is_left_out(
+    bank: TriggerBank, model: Path, tmp_path: Path
+) -> None:
+    """What fires in float32 alone: an output that is not there can raise no alarm."""
+    (target,) = bank.targets
+    (other,) = (trigger.id for trigger in bank.triggers if trigger.id not in target.triggers)
+    nowhere = replace(target, vector=tuple(-x for x in target.vector), triggers=(other,))
+    assert export_deep(bank, model, tmp_path / "deep") == ()
+    both = replace(bank, targets=(nowhere, target))
+    assert export_deep(both, model, tmp_path / "deep") == (nowhere,)
+    assert DeepCheck.load(tmp_path / "deep").alarms(f"{TRIGGER} the film was good")
+    with pytest.raises(GuardError, match="use the bank's monitor alone"):
+        export_deep(replace(bank, targets=(nowhere,)), model, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_does_not_belong_together(
     made: tuple[Path, Path], model: Path, bank: TriggerBank, tmp_path: Path
 ) -> None:
