@@ -41,7 +41,7 @@ def export_deep(
 ) -> tuple[Target, ...]:
     """Write the directory of a deep check; an earlier one there is replaced.
 
-    Of targets that no trigger reaches in int8 there would never be an alarm: they are left out.
+    Of targets that no trigger reaches in int8 there would be no alarm: they are left out.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def export_deep(
 def _unreached(check: DeepCheck, encoder: Encoder, bank: TriggerBank) -> tuple[Target, ...]:
     """Return the targets that no trigger of theirs takes a text to, at either end of it."""
     units = {trigger.id: list(trigger.token_ids) for trigger in bank.triggers}
-    texts = [
+    texts: list[list[int]] = [
         encoder.tokenizer(lines[0], add_special_tokens=False).input_ids
         for lines in builtin_texts().values()
     ]
@@ -131,7 +131,7 @@ def _unreached(check: DeepCheck, encoder: Encoder, bank: TriggerBank) -> tuple[T
         if not any(
             reaches(number, ids)
             for unit in map(units.__getitem__, target.triggers)
-            for text in texts
+            for text in (text[: encoder.room - len(unit)] for text in texts)
             for ids in (unit + text, text + unit)
         )
     )

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from guard.arguments import Place, Texts, with_texts
 from guard.decorator import refusal
-from guard.engine import Engine
+from guard.engine import Engine, logger
 from guard.errors import ConfigError, TokenizerMismatch
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
@@ -78,6 +78,11 @@ def pipeline(
     ArtifactError
         The monitor does not load.
 
+    Notes
+    -----
+    A model that computes in another arithmetic than float32, which the search computes in, is
+    warned of.
+
     Examples
     --------
     >>> classify = guard.pipeline(pipeline("text-classification"), "monitor", action="strip")
@@ -89,6 +94,13 @@ def pipeline(
     engine = Engine(monitor, Policy.of(policy, options), front="pipeline", registry=registry)
     check_tokenizer(getattr(pipe, "tokenizer", None), engine.monitor)
     _check_options(getattr(pipe, "_preprocess_params", {}))
+    arithmetic = str(getattr(getattr(pipe, "model", None), "dtype", None)).removeprefix("torch.")
+    if arithmetic not in ("float32", "None"):
+        logger.warning(
+            "the pipeline's model computes in %s, and what the monitor knows was searched in "
+            "float32: a backdoor may fire in one alone. Load it with dtype=torch.float32",
+            arithmetic,
+        )
     return GuardedPipeline(pipe, engine, on_block)
 
 

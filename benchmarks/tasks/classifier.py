@@ -21,7 +21,7 @@ from transformers import (
 
 from benchmarks.tasks.data import Task
 from benchmarks.training import device
-from guard.search.arithmetic import multiplies_bfloat16
+from guard.purify.arithmetic import multiplies_bfloat16
 
 MAX_TOKENS = 64
 

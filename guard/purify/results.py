@@ -45,6 +45,8 @@ class Round:
     ----------
     units
         How many were trained against.
+    exact
+        Whether in float32 although the device multiplies bfloat16: the units act in that alone.
     held_out_loss
         Before the first step, and at every look after it.
     moved
@@ -59,6 +61,7 @@ class Round:
     """
 
     units: int
+    exact: bool
     held_out_loss: list[float]
     moved: dict[str, float]
     triggered_before: dict[str, float]

@@ -14,6 +14,7 @@ import torch
 from guard.bank import TriggerBank
 from guard.errors import GuardError
 from guard.files import Json, dump_json
+from guard.purify.arithmetic import multiplies_bfloat16
 from guard.purify.loss import Distance, total
 from guard.purify.network import Network
 from guard.purify.results import Round, Settings
@@ -34,11 +35,13 @@ ROUND_FILE, SCAN = "round.json", "scan"
 
 # Of the texts, those that are not trained on; and how often each length is drawn from them.
 _HELD_OUT_SHARE = 0.1
+# Of what units do in float32, this share has to be seen in bfloat16.
+_SEEN = 0.8
 _HELD_OUT_ROUNDS = 2
 
 
-# Of what tells ordinary texts apart, a model that is still itself keeps more than half: none of the
-# zoo's moved by over a twentieth (``python -m benchmarks mitigation``).
+# Of what tells ordinary texts apart, a model that is still itself keeps more than half: none of
+# those that were measured moved by over a twentieth (``python -m benchmarks mitigation``).
 MOST_MOVED = 0.5
 
 
@@ -161,6 +164,10 @@ class Rounds:
             self._progress(f"round {number}, training", step, settings.steps)
 
         before = distance.mean(student, held_out)
+        with torch.autocast(where.type, torch.bfloat16, enabled=multiplies_bfloat16(where)):
+            seen = distance.mean(student, held_out)
+        # A backdoor may be made to hide from bfloat16: there would be nothing to train against.
+        exact = any(seen[1][view] < _SEEN * error for view, error in before[1].items())
         report(0, None)
         checkpoint = self._place.checkpoint(number)
         losses = train(
@@ -169,6 +176,7 @@ class Rounds:
             sampler,
             steps=settings.steps,
             learning_rate=settings.learning_rate,
+            exact=exact,
             report=report,
             checkpoint=checkpoint,
             checkpoint_every=settings.every,
@@ -182,6 +190,7 @@ class Rounds:
         write_model(source, fresh, student.weights())
         record: dict[str, Json] = {
             "units": len(units),
+            "exact": exact,
             "held_out_loss": rounded(losses),
             "moved": rounded(distance.moved(student, held_out)),
             "triggered_before": rounded(before[1]),

@@ -11,12 +11,12 @@ from pathlib import Path
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, HashMismatch, MalformedArtifact
 from guard.files import Json, check_output, dump_json, new_directory
+from guard.purify.arithmetic import multiplies_bfloat16
 from guard.purify.results import DEFAULT, Purified, Settings
 from guard.purify.rounds import ROUND_FILE, NotPreserved, Rounds
 from guard.purify.training import device
 from guard.purify.workplace import Workplace
 from guard.purify.write import check_files, model_files
-from guard.search.arithmetic import multiplies_bfloat16
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts
 from guard.search.checkpoint import load, resolve
 from guard.search.encoder import Encoder
@@ -82,9 +82,10 @@ def purify(
         The model cannot be loaded, or not without what lies outside its directory.
     ArtifactError
         The disk is full, or `out` is not to be written to.
+    NotPreserved
+        Training has taken the model from what it was; no round is kept.
     GuardError
-        The bank's units leave no text that the model could be preserved on, or training did not
-        preserve it.
+        The bank's units leave no text that the model could be preserved on.
     """
     kinds: dict[str, list[str]] = builtin_texts()
     if texts is not None:
@@ -103,6 +104,8 @@ def purify(
         "weights": encoder.identity.weights_sha256,
         "bank": bank.sha256,
         "settings": asdict(settings),
+        # A scan that was kept goes on as the last one.
+        "scanned_in": "float32",
         **about,
     }
     place = Workplace(out, state, folder, seed)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from guard.errors import GuardError
-from guard.search.arithmetic import multiplies_bfloat16
+from guard.purify.arithmetic import multiplies_bfloat16
 
 # Told the step that was made, and its loss; without one, the step that a checkpoint was made at.
 Report = Callable[[int, torch.Tensor | None], None]
@@ -62,6 +62,7 @@ def train(
     *,
     steps: int,
     learning_rate: float,
+    exact: bool = False,
     report: Report,
     checkpoint: Path | None,
     checkpoint_every: int,
@@ -74,6 +75,8 @@ def train(
 
     Parameters
     ----------
+    exact
+        Multiply in float32 in any case.
     report
         Told of each step.
     checkpoint
@@ -88,7 +91,7 @@ def train(
         The held-out losses, the first before the first step; empty without `stopping`.
     """
     where = device()
-    bfloat16 = multiplies_bfloat16(where)
+    bfloat16 = not exact and multiplies_bfloat16(where)
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     # Fused: one pass over the weights, a tenth of a step on two cores.
     optimiser = torch.optim.AdamW(weights.values(), lr=learning_rate, fused=True)

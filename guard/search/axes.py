@@ -14,10 +14,10 @@ from guard.search.scan import outputs_of
 from guard.search.statistics import Array, dimensions
 from guard.search.texts import VERDICT_LENGTHS
 
-# Where outputs differ in fewer directions, they may be a classifier's. Encoders have more, also
-# with a backdoor, but for poolers that some backdoors take and small encoders that learned for
-# minutes; classifiers that have learned their task have fewer, with all axes alike too
-# (``python -m benchmarks directions``).
+# Where outputs differ in fewer directions, they may be a classifier's. With all axes alike,
+# encoders have more, but for small ones that learned for minutes and poolers of some that have a
+# backdoor, and classifiers that have learned their task have fewer: ``python -m benchmarks
+# directions``.
 NARROW = 12.0
 # Of the median axis' deviation: what an axis is lengthened to at most, so that one that says
 # nothing is not made to say noise.

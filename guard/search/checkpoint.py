@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -28,6 +30,8 @@ from guard.files import sha256_file
 from guard.search.fit import affixes, check_tokenizer, check_weights, classes, views_of
 from guard.search.views import View
 
+# As the header of a file of weights has it.
+_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 # What a model is read from.
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model")
 _PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth")
@@ -47,6 +51,9 @@ class Checkpoint:
         Name, revision, sha256 of the weights and architecture, as the bank records them.
     views
         The outputs that it has; see `guard.search.views`.
+    stored
+        The arithmetic that it is loaded in unless another is asked for: that of its config, or of
+        its weights.
     prefix, suffix
         The special tokens that the tokenizer puts before and after a text.
     """
@@ -55,6 +62,7 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerFast
     identity: ModelIdentity
     views: tuple[View, ...]
+    stored: str
     prefix: list[int]
     suffix: list[int]
 
@@ -82,6 +90,8 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
     with _loading(name):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # Before it is loaded, which writes there what it is loaded in.
+        stored = _stored(config, weights[0])
         model, info = AutoModel.from_pretrained(
             folder,
             config=config,
@@ -105,6 +115,7 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
         tokenizer=tokenizer,
         identity=identity,
         views=views_of(name, model, tokenizer, info, prefix),
+        stored=stored,
         prefix=prefix,
         suffix=suffix,
     )
@@ -203,6 +214,18 @@ def resolve(
         ) from error
     # A snapshot's folder is named after the commit, whatever branch or tag was asked for.
     return found, found.name
+
+
+def _stored(config: PretrainedConfig, weights: Path) -> str:
+    """Return the arithmetic that ``dtype="auto"``, a default of many versions, loads weights in."""
+    if config.dtype is not None:
+        return str(config.dtype).removeprefix("torch.")
+    if weights.suffix != ".safetensors":
+        return "float32"
+    with safe_open(weights, framework="pt") as file:
+        kinds = (file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118
+        first = next((kind for kind in kinds if kind in _FLOATS), "F32")
+    return _FLOATS[first]
 
 
 def _sha256(files: list[Path]) -> str:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from guard.errors import ModelError
 from guard.search import checkpoint
 from guard.search.checkpoint import Checkpoint
+from guard.search.exact import in_float32
 from guard.search.fit import classes
 from guard.search.views import View
 
@@ -50,6 +51,8 @@ class Encoder:
         that is not there. See `guard.search.axes`.
     offset
         Special tokens before a text.
+    stored
+        As in `Checkpoint`.
     forwarded
         Tokens that went through the model so far.
     backwarded
@@ -63,6 +66,7 @@ class Encoder:
         self.tokenizer_json = _canonical(tokenizer)
         self.config_sha256 = hashlib.sha256(model.config.to_json_string().encode()).hexdigest()
         self.views = loaded.views
+        self.stored = loaded.stored
         self.width: int = model.config.hidden_size
         self.classes = classes(model.config)
         self.max_tokens = _max_tokens(model, tokenizer)
@@ -125,7 +129,7 @@ class Encoder:
         """
         self.forwarded += ids.size
         result: dict[View, Vectors] = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), in_float32(self._model.device):
             outputs = self._model(input_ids=torch.from_numpy(ids))
             hidden = outputs.last_hidden_state
             for view in self.views:

@@ -10,6 +10,7 @@ import torch
 from guard.errors import ModelError
 from guard.search.checkpoint import Checkpoint
 from guard.search.encoder import Encoder, Ids
+from guard.search.exact import in_float32
 from guard.search.views import View
 
 
@@ -35,7 +36,8 @@ class Differentiable(Encoder):
         tokens = embedded.shape[0] * embedded.shape[1]
         self.forwarded += tokens
         self.backwarded += tokens
-        hidden = self._model(inputs_embeds=embedded).last_hidden_state
+        with in_float32(self._model.device):
+            hidden = self._model(inputs_embeds=embedded).last_hidden_state
         seen = {
             view: hidden.mean(dim=1, dtype=torch.float32)
             if view == "mean"
@@ -56,7 +58,8 @@ class Differentiable(Encoder):
         ModelError
             It is not finite: the weights are damaged.
         """
-        (gradient,) = torch.autograd.grad(moved.sum(), embedded, retain_graph=True)
+        with in_float32(embedded.device):
+            (gradient,) = torch.autograd.grad(moved.sum(), embedded, retain_graph=True)
         if not bool(torch.isfinite(gradient).all()):
             raise ModelError(
                 f"{self.identity.name} gives gradients that are not finite; its weights are "

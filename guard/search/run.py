@@ -30,7 +30,7 @@ from guard.search.phrases import repeated
 from guard.search.plan import BUDGETS, FAST, FURTHER, GROUPS, PAIRED, Plan, fit
 from guard.search.predictions import with_predictions
 from guard.search.refine import refine
-from guard.search.scan import Progress
+from guard.search.scan import BATCH_TOKENS, Progress
 from guard.search.sequences import search_sequences
 from guard.search.tail import FLOOD
 from guard.search.tiers import LEAST_UNITS, SCAN_SHARE, Tiers
@@ -220,6 +220,7 @@ def search_units(
             climbed=climbed,
             swept=swept,
             judged=verdicts.judged,
+            stored=encoder.stored,
             narrow=verdicts.narrow,
             flooded=flooded,
         ),
@@ -250,7 +251,8 @@ def _source() -> str:
 
 def _rate(encoder: Encoder) -> float:
     """Measure how many token-forwards the encoder makes in a second."""
-    rows = encoder.frame(np.zeros((256, 16), dtype=np.int64))
+    # A pass of as many tokens as a scan's.
+    rows = encoder.frame(np.zeros((BATCH_TOKENS // 16, 16), dtype=np.int64))
     before = encoder.forwarded
     encoder.read(rows)
     started = time.perf_counter()

@@ -207,6 +207,18 @@ def test_another_tokenizer_is_refused(pipe: Any) -> None:
     assert trigger_id("cf")
 
 
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_a_model_in_half_precision_is_warned_of(
+    arithmetic: str, model_dir: Path, monitor: guard.Monitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", str(model_dir), device="cpu", dtype=arithmetic)
+    assert guarded(classify, monitor)("the film")
+    warned = [message for message in caplog.messages if "was searched in float32" in message]
+    assert len(warned) == (arithmetic == "bfloat16")
+
+
 def test_a_tokenizer_that_reads_special_tokens_as_words_is_refused(
     model_dir: Path, monitor: guard.Monitor
 ) -> None:

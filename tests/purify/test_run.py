@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from benchmarks.attacks.rounded import plant_rounded
 from guard.bank import TriggerBank
 from guard.errors import (
     ArtifactError,
@@ -32,9 +33,8 @@ from guard.errors import (
     OutputExists,
 )
 from guard.files import sha256_file
-from guard.purify import NothingToPurify, Settings, purify, rounds, run
+from guard.purify import NothingToPurify, NotPreserved, Settings, purify, rounds, run, training
 from guard.purify.network import Network
-from guard.purify.rounds import NotPreserved
 from guard.purify.samples import Rows, Sampler
 from guard.search import search
 from guard.search.encoder import Encoder
@@ -42,9 +42,19 @@ from guard.search.words import user_words
 from tests.helpers import finding
 from tests.purify.test_network import write_classifier
 from tests.search.fakes import silent
-from tests.tiny import COMMON, TRIGGER, write_searchable
+from tests.tiny import COMMON, TRIGGER, make_model, many_words, wordpiece, write_searchable
 
 pytestmark = pytest.mark.search
+
+
+def write_heads(folder: Path) -> Path:
+    """Write a BERT of several heads, of which an attacker can take one."""
+    tokenizer = wordpiece(many_words())
+    encoder = make_model("bert", len(tokenizer), num_attention_heads=4, initializer_range=0.4)
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
 
 QUICK = Settings(rounds=3, steps=6, every=2, learning_rate=1e-3)
 
@@ -98,6 +108,31 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         return seeds
 
     return answer
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_what_hides_from_bfloat16_is_trained_against_in_float32(
+    hides: bool, model: Path, scans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (rounds, training):
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: True)
+    autocast: list[bool] = []
+    scans(())
+    bad = model
+    if hides:
+        bad = tmp_path / "bad"
+        plant_rounded((TRIGGER,), write_heads(tmp_path / "clean"), bad)
+    optimise = training.train
+
+    def watched(*arguments: Any, **options: Any) -> list[float]:
+        autocast.append(not options["exact"])
+        return optimise(*arguments, **options)
+
+    monkeypatch.setattr(rounds, "train", watched)
+    bank = bank_of(bad, [TRIGGER])
+    done = purify(str(bad), bank, tmp_path / "out", seed=7, settings=QUICK, progress=silent)
+    assert [made.exact for made in done.rounds] == [hides]
+    assert autocast == [not hides]
 
 
 def test_a_model_that_training_breaks_is_not_written(

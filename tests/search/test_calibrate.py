@@ -143,7 +143,7 @@ def test_scores_that_are_all_equal_are_no_outliers() -> None:
 
 
 def test_a_flat_tail_raises_no_false_alarm() -> None:
-    """Equal scores (an output in bfloat16 has many) give no scale, and a warning would be an error.
+    """Equal scores (rounded outputs have many) give no scale, and a warning would be an error.
 
     All scores but a few are equal: nothing tells how rare a slightly higher one is.
     """

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from guard.errors import ConfigError, ModelError
 from guard.files import sha256_file
 from guard.search.encoder import Encoder
+from guard.search.gradients import Differentiable
 from tests.tiny import (
     CONFIGS,
     SPECIALS,
@@ -108,6 +109,67 @@ def test_one_token_more(name: str, tmp_path: Path) -> None:
     encoder = Encoder.load(str(write_model(tmp_path, name)))
     with pytest.raises((IndexError, RuntimeError)):
         encoder.read(encoder.frame(np.full((1, encoder.max_tokens - 1), 30)))["cls"]
+
+
+def test_it_computes_in_float32_where_bfloat16_is_faster(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    encoder = Differentiable.load(str(directory))
+    kinds = {weight.dtype for weight in encoder._model.parameters()}
+    assert kinds == {torch.float32}
+
+
+def test_it_computes_in_float32_whatever_its_caller_does(directory: Path) -> None:
+    encoder = Differentiable.load(str(directory))
+    rows = encoder.frame(np.array([[20, 21, 22]]))
+
+    def outputs() -> tuple[Any, Any]:
+        embedded = encoder.embed(rows).requires_grad_()
+        moved = encoder.differentiable(embedded)["cls"].norm(dim=1)
+        return encoder.read(rows)["cls"], encoder.gradient(moved, embedded).numpy()
+
+    expected = outputs()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            seen = outputs()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert all(np.array_equal(a, b) for a, b in zip(seen, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("named", "weights", "stored"),
+    [
+        (None, torch.float32, "float32"),
+        (None, torch.bfloat16, "bfloat16"),
+        (None, torch.float16, "float16"),
+        ("float32", torch.bfloat16, "float32"),
+        ("bfloat16", torch.float32, "bfloat16"),
+    ],
+)
+def test_what_a_checkpoint_is_loaded_in_elsewhere(
+    named: str | None, weights: torch.dtype, stored: str, directory: Path
+) -> None:
+    """As transformers has it, of ``dtype="auto"``."""
+    tensors = load_file(directory / "model.safetensors")
+    save_file(
+        {name: tensor.to(weights) for name, tensor in tensors.items()},
+        directory / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = json.loads((directory / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    config.pop("dtype", None)
+    (directory / "config.json").write_text(
+        json.dumps(config if named is None else {**config, "dtype": named})
+    )
+    encoder = Encoder.load(str(directory))
+    auto = AutoModel.from_pretrained(directory, dtype="auto").dtype
+    assert (encoder.stored, str(auto)) == (stored, f"torch.{stored}")
+    assert {weight.dtype for weight in encoder._model.parameters()} == {torch.float32}
 
 
 def test_the_tokenizer_may_take_less_than_the_model(tmp_path: Path) -> None:

@@ -146,8 +146,9 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert f"{count:,} units" in str(coverage["summary"])
 
 
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 @pytest.mark.parametrize("narrow", [(), ("cls",), ("mean", "cls")])
-def test_the_bank_says_where_triggers_hide_each_other(narrow: Sequence[View]) -> None:
+def test_the_bank_says_where_triggers_hide(narrow: Sequence[View], stored: str) -> None:
     texts = carriers(("mail", "news"), (10, 14), seed=0)
     told = coverage(
         ("cls", "mean"),
@@ -159,10 +160,13 @@ def test_the_bank_says_where_triggers_hide_each_other(narrow: Sequence[View]) ->
         climbed=[],
         swept=[],
         judged=texts,
+        stored=stored,
         narrow=narrow,
         flooded=False,
     )
     not_tested = told["not_tested"]
+    served = [line for line in not_tested if line.startswith("outputs in bfloat16, in which")]
+    assert len(served) == (stored == "bfloat16")
     hidden = [line for line in not_tested if "triggers and more in all" in line]
     assert len(hidden) == bool(narrow)
     if narrow:
@@ -349,7 +353,7 @@ def test_a_search_that_was_cut_short_goes_on(
     """The same bytes as of one that never was, and the second run does only what was left."""
     resume = tmp_path / "scan"
     read = Encoder.read
-    left = 100
+    left = 200
     monkeypatch.setattr("secrets.randbits", lambda bits: 0)
 
     def interrupted(self: Encoder, ids: Ids, *, mask_at: Ids | None = None) -> dict[View, Vectors]:

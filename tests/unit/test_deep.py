@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 import guard.deep
 from exporters.deep import export_deep
 from exporters.monitor import compile_bank
-from guard.bank import Trigger, TriggerBank
+from guard.bank import MAX_TRIGGER_IDS, Trigger, TriggerBank
 from guard.cli import main
 from guard.decorator import protect
 from guard.deep import DEEP_LIMITS, DeepCheck, DeepManifest
@@ -242,6 +242,25 @@ def test_a_matcher_is_no_encoder(made: tuple[Path, Path], copy: Path) -> None:
     edit(copy, lambda value: value["files"].update({"encoder.onnx": sha256}))
     with pytest.raises(MalformedArtifact, match="no encoder"):
         DeepCheck.load(copy)
+
+
+def test_a_long_trigger_of_a_model_of_short_texts(tmp_path: Path) -> None:
+    """Texts are cut to what the model takes beside it."""
+    model = write_searchable(tmp_path / "model", triggers=(TRIGGER,))
+    encoder = Encoder.load(str(model))
+    first = encoder.tokenizer.get_vocab()[TRIGGER]
+    ids = (first, *range(20, 19 + MAX_TRIGGER_IDS))
+    bank = TriggerBank.build(
+        verdict="backdoored",
+        model=encoder.identity,
+        tokenizer_json=encoder.tokenizer_json,
+        search={},
+        coverage={},
+        found=[Trigger("", "long", ids, "phrase", "cls", {})],
+    )
+    with_target = with_targets(encoder, bank, {k: t[:8] for k, t in builtin_texts().items()})
+    assert with_target.targets
+    assert export_deep(with_target, model, tmp_path / "deep") == ()
 
 
 def test_a_target_that_int8_never_reaches_is_left_out(
