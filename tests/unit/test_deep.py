@@ -374,6 +374,20 @@ def test_the_command_line(
     assert main(["verify", str(tmp_path / "deep")]) == 2
 
 
+def test_the_command_names_what_it_leaves_out(
+    model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (target,) = bank.targets
+    (other,) = (trigger for trigger in bank.triggers if trigger.id not in target.triggers)
+    nowhere = replace(target, vector=tuple(-x for x in target.vector), triggers=(other.id,))
+    replace(bank, targets=(nowhere, target)).save(tmp_path / "bank")
+    arguments = ["deep", str(model), str(tmp_path / "bank"), "--out", str(tmp_path / "deep")]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert f"left out: the target of {other.id}, not reached in int8" in told.splitlines()[0]
+    assert " 1 targets of bank" in told.splitlines()[1]
+
+
 def test_the_sidecar_takes_one(
     made: tuple[Path, Path], copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
