@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import __main__
+from benchmarks import __main__, detection
 from benchmarks.assets import AssetError
 from benchmarks.detection import cases, collect, render, run
 from benchmarks.detection.cases import Case, source
@@ -281,6 +281,18 @@ def test_what_this_cache_lacks_is_taken_over_and_said(
     assert found["not_built"] == names[1:]
     assert found["cases"] == [{**before["cases"][0], "earlier": True}]
     assert f"- fast, encoders: {names[0]}" in render(found)
+
+
+def test_a_model_that_the_cache_held_keeps_the_time_that_its_build_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = ZOO[0]
+    built = Record(entry.name, entry.encoder, None, "m", "t", {}, 0.8, None, seconds=0.0)
+    monkeypatch.setattr(detection, "stored", lambda _: built)
+    for model, seconds in ("m", 434.0), ("another", 0.0):
+        earlier = {**asdict(built), "model": model, "seconds": 434.0}
+        found: Any = collect([entry], {"zoo": [earlier]})
+        assert [model["seconds"] for model in found["zoo"]] == [seconds]
 
 
 def test_a_case_that_was_taken_over_is_of_today_while_code_and_model_are(
