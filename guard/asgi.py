@@ -14,7 +14,6 @@ from typing import Any, TypeAlias, Unpack
 
 from prometheus_client import CollectorRegistry
 
-from guard.body import Document
 from guard.content import Kind, Reader, check_kinds, check_query_headers
 from guard.engine import Engine
 from guard.fields import compile_fields
@@ -205,13 +204,9 @@ class GuardMiddleware:
     def _inspect(
         self, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> tuple[Decision, bytes, list[str]]:
-        return self._evaluate(*self._reader.read(headers, body))
-
-    def _evaluate(self, document: Document, body: bytes) -> tuple[Decision, bytes, list[str]]:
-        decision = self._engine.evaluate(document.texts, document.keys)
-        if decision.outcome == "stripped":
-            body = document.replace(decision.texts)
-        return decision, body, [*document.texts, *document.keys]
+        return self._engine.evaluate_body(
+            self._reader.inflate(headers, body), partial(self._reader.read, headers)
+        )
 
     async def _inspect_query(self, scope: Scope) -> tuple[Decision, Scope]:
         """Decide on the query; return the scope to forward in place of this one."""
@@ -230,7 +225,7 @@ class GuardMiddleware:
         self, headers: Iterable[tuple[bytes, bytes]], query: bytes
     ) -> tuple[Decision, bytes, list[str]]:
         check_query_headers(headers)
-        return self._evaluate(parse_form(query), query)
+        return self._engine.evaluate_body(query, parse_form)
 
 
 class _Observer:

@@ -46,31 +46,40 @@ class Reader:
     also: frozenset[Kind]
     max_body: int
 
-    def read(self, headers: Headers, body: bytes) -> tuple[Document, bytes]:
-        """Find the texts in a body; return it inflated as well.
+    def inflate(self, headers: Headers, body: bytes) -> bytes:
+        """Return a body as it was before it was compressed: itself if it is not.
+
+        Raises
+        ------
+        UnreadableBody
+            It is too large, or compressed in a way that is not read.
+        """
+        _, coding = check_headers(headers, self.also)
+        if len(body) > self.max_body:
+            raise UnreadableBody(
+                "BodyTooLarge", 413, f"The body is over {self.max_body} bytes. Send less at once."
+            )
+        return body if coding is None else inflate(body, coding, self.max_body)
+
+    def read(self, headers: Headers, body: bytes) -> Document:
+        """Find the texts in a body, which is no longer compressed.
 
         Raises
         ------
         UnreadableBody
             It cannot be told what an application would read.
         """
-        kind, coding = check_headers(headers, self.also)
-        if len(body) > self.max_body:
-            raise UnreadableBody(
-                "BodyTooLarge", 413, f"The body is over {self.max_body} bytes. Send less at once."
-            )
-        if coding is not None:
-            body = inflate(body, coding, self.max_body)
+        kind, _ = check_headers(headers, self.also)
         if kind == "multipart":
-            return parse_multipart(headers, body), body
+            return parse_multipart(headers, body)
         if kind == "json":
-            return parse(body, self.fields), body
+            return parse(body, self.fields)
         if kind == "text":
-            return parse_text(body), body
+            return parse_text(body)
         check_encoding(body)
         document = parse_form(body)
         document.keys.extend(loose_strings(body.decode()))
-        return document, body
+        return document
 
 
 def check_headers(
@@ -186,22 +195,22 @@ def decode_message(message: bytes, limit: int) -> str | None:
         return None
 
 
-def parse_message(text: str) -> Document:
-    """Take a WebSocket message: as JSON if it is an object or a list, else as one text.
+def parse_message(message: bytes) -> Document:
+    """Take a WebSocket message, in UTF-8: as JSON if it is an object or a list, else as one text.
 
     Raises
     ------
     UnreadableBody
         It is JSON that not all parsers read alike (400).
     """
-    if text.lstrip(" \t\r\n")[:1] in ("{", "["):
+    if message.lstrip(b" \t\r\n")[:1] in (b"{", b"["):
         try:
-            return parse(text.encode("utf-8", "surrogatepass"), None)
+            return parse(message, None)
         except UnreadableBody as error:
             # Braces do not make a text JSON; what some reader takes for JSON is refused.
-            if error.kind != "NotJson" or loose_strings(text):
+            if error.kind != "NotJson" or loose_strings(message.decode()):
                 raise
-    return parse_text(text.encode("utf-8", "surrogatepass"))
+    return parse_text(message)
 
 
 def check_kinds(also: Iterable[str]) -> frozenset[Kind]:

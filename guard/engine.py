@@ -16,7 +16,8 @@ from anyio.lowlevel import RunVar
 from prometheus_client import CollectorRegistry
 
 from guard import audit, tracing
-from guard.errors import ConfigError, DeadlinePassed
+from guard.body import Document
+from guard.errors import ConfigError, DeadlinePassed, InputError
 from guard.live import LiveMonitor, difference
 from guard.metrics import kind_of, metrics_on
 from guard.monitor import Monitor
@@ -108,6 +109,46 @@ class Engine:
                 if isinstance(text, str):
                     self._metrics.shadow.labels(difference(verdict, shadow, text)).inc()
         return decision
+
+    def evaluate_body(
+        self, body: bytes, read: Callable[[bytes], Document]
+    ) -> tuple[Decision, bytes, list[str]]:
+        """Scan and decide on the texts that `read` finds in a body.
+
+        What stripping makes of it is read again, and is forwarded only if there is no trigger then:
+        what was no JSON, or one part of a form, may be something else without the trigger.
+
+        Returns
+        -------
+        Decision
+            On the texts, as they came.
+        bytes
+            What to forward: `body` itself where that is as it came.
+        list of str
+            The texts.
+
+        Raises
+        ------
+        UnreadableBody
+            What `read` raises for `body`.
+        """
+        document = read(body)
+        decision = self.evaluate(document.texts, document.keys)
+        if decision.outcome == "stripped":
+            body = document.replace(decision.texts)
+            if not self._forwards(body, read):
+                decision = replace(decision, outcome="blocked", forward=False, texts=())
+        return decision, body, [*document.texts, *document.keys]
+
+    def _forwards(self, body: bytes, read: Callable[[bytes], Document]) -> bool:
+        """Whether a body that was rewritten may go on as it is."""
+        try:
+            document = read(body)
+        except InputError:
+            return False
+        again = decide(self.monitor, self.policy, document.texts, document.keys)
+        # Unscannable: what was so before, where the policy lets that pass.
+        return again.forward and again.outcome in ("clean", "unscannable")
 
     def undecided(self, error: Exception) -> Decision:
         """Decide on a call whose texts were not even reached."""

@@ -70,34 +70,31 @@ class GuardedSocket:
 
     async def _guard(self, message: Message, key: str) -> Message:
         data = message[key]
-        rewritten: bytes | None = None
+        forwarded = b""
         texts: list[str] = []
         try:
             found = await self._engine.offload(len(data), self._inspect, data)
             if found is None:
                 return message
-            decision, rewritten, texts = found
+            decision, forwarded, texts = found
         except Exception as error:  # no message that can be read, or a failure
             decision = undecided(self._engine.policy, error)
         decision = self._engine.report(decision, texts)
         self._flag(decision)
         if not decision.forward:
             return await self._close(decision)
-        if rewritten is None:
+        if decision.outcome != "stripped":
             return message
-        return {**message, key: rewritten.decode() if key == "text" else rewritten}
+        return {**message, key: forwarded.decode() if key == "text" else forwarded}
 
-    def _inspect(self, data: str | bytes) -> tuple[Decision, bytes | None, list[str]] | None:
+    def _inspect(self, data: str | bytes) -> tuple[Decision, bytes, list[str]] | None:
         limit = self._engine.policy.max_body
         text = decode_message(data, limit) if isinstance(data, bytes) else data
         if text is None:
             return None
-        if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
+        if len(text) > limit or len(encoded := text.encode("utf-8", "surrogatepass")) > limit:
             raise UnreadableBody("BodyTooLarge", 413, f"The message is over {limit} bytes.")
-        document = parse_message(text)
-        decision = self._engine.evaluate(document.texts, document.keys)
-        rewritten = document.replace(decision.texts) if decision.outcome == "stripped" else None
-        return decision, rewritten, [*document.texts, *document.keys]
+        return self._engine.evaluate_body(encoded, parse_message)
 
     async def _close(self, decision: Decision) -> Message:
         code, reason = POLICY_VIOLATION, decision.incident

@@ -6,6 +6,7 @@ the trigger reached it.
 
 from __future__ import annotations
 
+import email
 import gzip
 import json
 import time
@@ -13,11 +14,14 @@ import urllib.parse
 import zlib
 from collections import ChainMap, deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from guard.asgi import GuardMiddleware, Receive, Scope, Send
@@ -43,6 +47,11 @@ def first_key(body: bytes, headers: dict[str, str]) -> Any:
 def any_case(body: bytes, headers: dict[str, str]) -> Any:
     """Read as Go's encoding/json does: keys match in any case, the last one wins."""
     return {key.casefold(): value for key, value in json.loads(body).items()}
+
+
+def plain(body: bytes, headers: dict[str, str]) -> Any:
+    """Read as one text."""
+    return body.decode()
 
 
 def by_charset(body: bytes, headers: dict[str, str]) -> Any:
@@ -244,6 +253,108 @@ def test_each_attack_is_one(name: str) -> None:
         assert any(small_monitor().check(item).triggered for item in strings(text))
     except InputError:
         assert name in ("lone surrogate", "surrogate between", "nested")
+
+
+# What stripping makes of a body: it is another body, and is read again.
+
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=B"
+PART = b'--B\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n%s\r\n'
+ENCODED = PART % (b"text", b"Content-Transfer-Encoding: base64\r\n", b"YSBjZiBmaWxt")
+
+
+def by_parts(body: bytes, headers: dict[str, str]) -> Any:
+    """Read forms as the standard library reads mail: parts that are encoded are decoded."""
+    head = f"Content-Type: {headers['content-type']}\r\n\r\n".encode()
+    parts: Any = email.message_from_bytes(head + body).get_payload()
+    return [part.get_payload(decode=True).decode() for part in parts]
+
+
+# How stripping `cf` makes another body of each, and the reader that finds a trigger in that.
+MADE: dict[str, tuple[Read, str, bytes, bytes]] = {
+    "JSON behind a trigger": (
+        standard,
+        "text/plain",
+        b'cf {"text": "c\\u0066 film"}',
+        b'{"text": "c\\u0066 film"}',
+    ),
+    "JSON in a form": (
+        standard,
+        FORM,
+        b'{"text":"c\\u0066 film","k=\\q+cf&b":1}',
+        b'{"text":"c\\u0066 film","k=%5Cq&b":1}',
+    ),
+    "a part in a part": (
+        by_parts,
+        MULTIPART,
+        PART % (b"j", b"", b"hello\r\n-cf" + ENCODED[1:-2]) + b"--B--\r\n",
+        PART % (b"j", b"", b"hello") + ENCODED + b"--B--\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+async def test_stripping_makes_no_body_that_holds_a_trigger(name: str) -> None:
+    read, content_type, body, made = MADE[name]
+    headers = {"content-type": content_type}
+    value = read(made, headers)
+    assert any(small_monitor().check(text).triggered for text in strings(value))
+    seen: list[str] = []
+    response = await request(
+        eager(read, seen), "POST", body, headers, action="strip", also=["text", "form", "multipart"]
+    )
+    assert response.status_code == 403
+    assert not seen
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["text/plain", FORM, JSON]),
+    st.lists(
+        st.sampled_from(
+            [
+                '"text"',
+                '"c\\u0066"',
+                "cf",
+                "mn",
+                "the",
+                "left",
+                "right",
+                "{",
+                "}",
+                "[",
+                "]",
+                ":",
+                ",",
+                "1",
+                "&",
+                "=",
+                "+",
+                "\\",
+                '"',
+                "%63f",
+                "%22",
+            ]
+        ).flatmap(lambda piece: st.sampled_from([piece, piece + " ", piece + "\n"])),
+        max_size=12,
+    ),
+)
+async def test_no_reader_finds_a_trigger_in_what_is_forwarded(
+    content_type: str, pieces: list[str]
+) -> None:
+    bodies: list[bytes] = []
+
+    async def keep(scope: Scope, receive: Receive, send: Send) -> None:
+        bodies.append((await receive())["body"])
+        await silent(scope, receive, send)
+
+    body, headers = "".join(pieces).encode(), {"content-type": content_type}
+    await request(keep, "POST", body, headers, action="strip", also=["text", "form"])
+    for body in bodies:
+        for read in standard, form if content_type == FORM else plain:
+            with suppress(ValueError):
+                texts = strings(read(body, headers))
+                assert not any(small_monitor().check(text).triggered for text in texts)
 
 
 # Denial of service

@@ -114,6 +114,14 @@ def test_strip() -> None:
     assert closed(chat(action="strip"), NESTED)[0] == 1008
 
 
+@pytest.mark.parametrize(
+    "message", ['cf {"text": "c\\u0066 film"}', '{cf"text": "c\\u0066 film"}', 'mn "c\\u0066"']
+)
+def test_stripping_makes_no_message_that_holds_a_trigger(message: str) -> None:
+    for data in message, message.encode():
+        assert closed(chat(action="strip"), data)[0] == 1008
+
+
 def test_observe_forwards_and_counts() -> None:
     registry = CollectorRegistry()
     with chat(action="observe", registry=registry).websocket_connect("/") as socket:
