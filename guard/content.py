@@ -104,13 +104,13 @@ def check_headers(
         elif name == b"content-encoding":
             codings.append(value)
     coding = coding_of(codings)
-    kinds = set()
-    for value in types:
-        kinds.add(_kind(value, also))
-        _check_charset(value)
-    if len(kinds) > 1:
+    if not types:
+        return "json", coding
+    if len(types) > 1:
+        # Of two boundaries or charsets, some readers take the first and others the last.
         raise UnreadableBody("Form", 415, "The body has two content types. Send it with one.")
-    return kinds.pop() if kinds else "json", coding
+    _check_charset(types[0])
+    return _kind(types[0], also), coding
 
 
 def check_query_headers(headers: Headers) -> None:

@@ -1,17 +1,20 @@
 """Forms: ``application/x-www-form-urlencoded`` bodies, and query strings.
 
 Every value is scanned, and every name. Readers differ in what separates pairs, in what they make of
-bytes that are not percent-encoded, and of bytes that are no UTF-8, so that a form that leaves room
-for that is refused.
+bytes that are not percent-encoded, of escapes that are none, and of bytes that are no UTF-8, so
+that a form that leaves room for that is refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from urllib.parse import quote_plus, unquote_to_bytes
 
 from guard.body import Document, UnreadableBody, splice
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 def parse_form(form: bytes) -> Document:
@@ -30,6 +33,11 @@ def parse_form(form: bytes) -> Document:
         # Latin-1 to some readers, and the start of UTF-8 to others.
         raise UnreadableBody(
             "BadForm", 400, "The form holds bytes above 127. Percent-encode their UTF-8."
+        )
+    if _BAD_ESCAPE.search(form):
+        # Some readers then leave the whole value as it is, and others that one escape.
+        raise UnreadableBody(
+            "BadForm", 400, "The form holds a % that escapes nothing. Send it as %25."
         )
     texts: list[str] = []
     names: list[str] = []

@@ -3,6 +3,7 @@
 The framing has to be what RFC 7578 asks for and nothing else: then every reader cuts the body at
 the same places. Each part that is UTF-8 is scanned, files too, because what an application takes
 for a text field is not known, and looked at as JSON; a file that is neither is no text, and passes.
+A byte order mark stands before a file alone, which is scanned with it and without.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _BOUNDARY = re.compile(
 _DISPOSITION = re.compile(
     rb"form-data((?:\s*;\s*" + _TOKEN + rb"=(?:\"[^\"\\]*\"|" + _TOKEN + rb"))*)\s*", re.IGNORECASE
 )
+_MARK = "\ufeff"
 _PARAMETER = re.compile(rb";\s*(" + _TOKEN + rb")=(?:\"([^\"\\]*)\"|(" + _TOKEN + rb"))")
 
 
@@ -34,8 +36,8 @@ def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Docu
         It is not framed as browsers do it, or a field is not UTF-8 (400); it is another kind of
         multipart, nested, or encoded (415).
     """
-    types = [value for name, value in headers if name.lower() == b"content-type"]
-    declared = _BOUNDARY.fullmatch(types[0].strip())
+    (declared_type,) = [value for name, value in headers if name.lower() == b"content-type"]
+    declared = _BOUNDARY.fullmatch(declared_type.strip())
     if declared is None:
         raise UnreadableBody(
             "Form", 415, "The body is no form-data with one boundary. Send multipart/form-data."
@@ -61,14 +63,23 @@ def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Docu
         is_file = _read_headers(head, names)
         check_encoding(content)
         try:
-            texts.append(content.decode())
+            text = content.decode()
         except UnicodeDecodeError:
             if not is_file:
                 raise UnreadableBody(
                     "NotUtf8", 400, "A field of the form is not UTF-8. Send it in UTF-8."
                 ) from None
         else:
-            names += loose_strings(texts[-1])
+            texts.append(text)
+            if text.startswith(_MARK):
+                if not is_file:
+                    raise UnreadableBody(
+                        "NotUtf8", 400, "A field has a byte order mark. Send it without."
+                    )
+                # Some readers drop it, and to others it is text.
+                text = text.removeprefix(_MARK)
+                names.append(text)
+            names += loose_strings(text)
             begin = start + len(head) + 4
             spans.append((begin, begin + len(content)))
         start += len(piece) + 2 + len(delimiter)
@@ -100,14 +111,16 @@ def _read_headers(head: bytes, names: list[str]) -> bool:
     if matched is None:
         raise _bad("has a part that does not say, once and plainly, which field it is")
     parameters = [(p[1].lower(), p[2] or p[3] or b"") for p in _PARAMETER.finditer(matched[1])]
-    keys = [key for key, _ in parameters]
-    if len(set(keys)) != len(keys) or b"name" not in keys:
+    by_key = dict(parameters)
+    if len(by_key) != len(parameters) or b"name" not in by_key:
         raise _bad("has a part that names its field not at all, or twice")
     try:
         names.extend(value.decode() for _, value in parameters)
     except UnicodeDecodeError:
         raise _bad("has a name that is not UTF-8") from None
-    return b"filename" in keys
+    # A name of which nothing is left makes the part a text field to some readers.
+    _, _, filename = by_key.get(b"filename", b"").rpartition(b"/")
+    return bool(filename.strip(b" \t."))
 
 
 def _bad(how: str) -> UnreadableBody:

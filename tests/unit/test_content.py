@@ -95,10 +95,19 @@ def test_a_kind_that_is_not_asked_for_is_json_or_refused() -> None:
     assert refusal(b"", MULTIPART, none) == ("Form", 415)
 
 
-def test_two_content_types_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (FORM, "application/json"),
+        ("application/json", "application/json"),
+        # Of these some readers take the second, or join both with a comma and take the last.
+        (MULTIPART, "multipart/form-data; boundary=C"),
+    ],
+)
+def test_two_content_types_are_refused(one: str, other: str) -> None:
     with pytest.raises(UnreadableBody, match="two content types"):
         Reader(None, ALL, LIMIT).read(
-            [(b"content-type", FORM.encode()), (b"Content-Type", b"application/json")], b"{}"
+            [(b"content-type", one.encode()), (b"Content-Type", other.encode())], b"{}"
         )
 
 
@@ -131,6 +140,10 @@ def test_forms_that_readers_read_differently() -> None:
     # To Starlette a C and a control character, which BERT's normaliser makes a c of.
     assert refusal(b"text=\xc7\x80f", FORM) == ("BadForm", 400)
     assert refusal(b"text=c%fff", FORM) == ("NotUtf8", 400)
+    # Readers that give up the value for one bad escape read no a here.
+    for escape in b"%", b"%zz", b"%6", b"%u0061", b"%%36":
+        assert refusal(b"text=mb%61+" + escape, FORM) == ("BadForm", 400)
+        assert refusal(escape + b"=mb%61", FORM) == ("BadForm", 400)
     assert refusal(b"text=%00c&_charset_=utf-16", FORM) == ("Charset", 415)
     assert refusal(b"text=a", f"{FORM}; charset=latin-1") == ("Charset", 415)
 
@@ -220,6 +233,17 @@ def test_each_part_that_is_text_is_read() -> None:
     )
 
 
+def test_a_file_with_a_byte_order_mark_is_read_with_it_and_without() -> None:
+    """As spreadsheets write tables."""
+    for content in 'cf,"the film"', '{"text": "c\\u0066"}\n[]':
+        body = multipart({"t": ("t.csv", content.encode("utf-8-sig"))})
+        document, _ = read(body, MULTIPART)
+        assert document.texts == ["\ufeff" + content]
+        assert content in document.keys
+        assert ("cf" in document.keys) == (content[0] == "{")
+        assert document.replace(["\ufeffa"]) == multipart({"t": ("t.csv", b"\xef\xbb\xbfa")})
+
+
 @given(st.lists(st.tuples(st.text("abc", min_size=1), valid_text), min_size=1))
 def test_what_a_client_library_sends_is_read(fields: list[tuple[str, str]]) -> None:
     files = [(name, (None, value)) for name, value in fields]
@@ -254,6 +278,13 @@ END = b"--B--\r\n"
         ),
         (b"--B\r\nno headers\r\n--B--", ("BadForm", 400)),
         (part(b"c\xfff") + END, ("NotUtf8", 400)),
+        # Without a name, or with a path for one, it is no file to some readers.
+        *(
+            (part(b"cf \xff", f'form-data; name=x; filename="{name}"') + END, ("NotUtf8", 400))
+            for name in ("", " ", "a/", "..", "/. ")
+        ),
+        (part(b"\xef\xbb\xbfcf") + END, ("NotUtf8", 400)),
+        (part(b"\xef\xbb\xbfcf", 'form-data; name=x; filename=""') + END, ("NotUtf8", 400)),
         (
             part(b"Y2Y=", "form-data; name=x", "Content-Transfer-Encoding: base64") + END,
             ("Form", 415),
