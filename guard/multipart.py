@@ -3,7 +3,7 @@
 The framing has to be what RFC 7578 asks for and nothing else: then every reader cuts the body at
 the same places. Each part that is UTF-8 is scanned, files too, because what an application takes
 for a text field is not known, and looked at as JSON; a file that is neither is no text, and passes.
-A byte order mark stands before a file alone, which is scanned with it and without.
+What begins with a byte order mark is scanned with it and without.
 """
 
 from __future__ import annotations
@@ -72,11 +72,7 @@ def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Docu
         else:
             texts.append(text)
             if text.startswith(_MARK):
-                if not is_file:
-                    raise UnreadableBody(
-                        "NotUtf8", 400, "A field has a byte order mark. Send it without."
-                    )
-                # Some readers drop it, and to others it is text.
+                # Some readers drop it, from fields too, and to others it is text.
                 text = text.removeprefix(_MARK)
                 names.append(text)
             names += loose_strings(text)
