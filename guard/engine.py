@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-import anyio.to_thread
-from anyio.lowlevel import RunVar
+import anyio
 from prometheus_client import CollectorRegistry
 
 from guard import audit, tracing
@@ -21,6 +20,7 @@ from guard.errors import ConfigError, DeadlinePassed, InputError
 from guard.live import LiveMonitor, difference
 from guard.metrics import kind_of, metrics_on
 from guard.monitor import Monitor
+from guard.offload import in_thread
 from guard.policy import Decision, Policy, decide, undecided
 from guard.scanning import Ids
 
@@ -168,9 +168,7 @@ class Engine:
                 return function(*args)
             try:
                 with anyio.fail_after(self.policy.deadline):
-                    return await anyio.to_thread.run_sync(
-                        function, *args, limiter=_limiter(), abandon_on_cancel=True
-                    )
+                    return await in_thread(function, *args)
             except TimeoutError as error:
                 raise DeadlinePassed(
                     f"scanning took over {self.policy.deadline} s; "
@@ -200,19 +198,6 @@ class Engine:
             decision.incident,
         )
         return decision
-
-
-_limiters: RunVar[anyio.CapacityLimiter] = RunVar("guard_limiter")
-
-
-def _limiter() -> anyio.CapacityLimiter:
-    """Return this event loop's own limiter: long scans must not take the application's threads."""
-    try:
-        return _limiters.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
-        _limiters.set(limiter)
-        return limiter
 
 
 def _triggers(decision: Decision) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gzip
 import json
+import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterable, MutableMapping
@@ -863,6 +864,27 @@ async def test_a_scan_that_takes_too_long_is_a_failure(
         assert value_of(registry, "guard_unscanned_total", **unscanned) == (status == 200)
     resume.set()
     assert "error=DeadlinePassed" in caplog.text
+
+
+async def test_scans_that_were_given_up_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever sends what takes long, again and again, would have any number of threads run."""
+    resume, running = threading.Event(), []
+
+    def slow(self: Monitor, text: str) -> Verdict:
+        running.append(text)
+        resume.wait(5)
+        return Verdict(False, (), text)
+
+    monkeypatch.setattr(Monitor, "check", slow)
+    app, body = guard(echo, fields=["text"], deadline=0.05), {"text": "a " * 5000}
+    places = os.cpu_count() or 1
+    with anyio.fail_after(5):
+        answers = [await post(app, body) for _ in range(places + 2)]
+        assert [answer.status_code for answer in answers] == [503] * (places + 2)
+        assert len(running) == places
+        resume.set()
+        while (await post(app, body)).status_code != 200:
+            await anyio.sleep(0.01)
 
 
 @pytest.mark.parametrize("action", ["observe", "flag"])

@@ -240,6 +240,11 @@ def test_stripping_goes_on_until_nothing_is_left(tmp_path: Path) -> None:
     assert monitor.check(nested(16)).stripped == "x"
     with pytest.raises(StripLimit, match="16 times over; block the text"):
         monitor.check(nested(17))
+    # Whoever nests in a long text has it read three times over, and not sixteen.
+    filler = " y" * 100_000
+    assert monitor.check(nested(3) + filler).stripped == "x" + filler
+    with pytest.raises(StripLimit, match="made new ones 4 times over; block the text"):
+        monitor.check(nested(5) + filler)
 
 
 def test_a_match_without_characters_cannot_be_stripped(
