@@ -685,6 +685,7 @@ async def test_context_variables_cross_both_ways(action: Action, body: bytes) ->
 async def test_long_bodies_leave_the_event_loop_free(
     action: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    app = guard(echo, action=action, fields=["text"])
     ticking, ticked = threading.Event(), threading.Event()
     check = Monitor.check
 
@@ -702,7 +703,7 @@ async def test_long_bodies_leave_the_event_loop_free(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tick)
-        response = await post(guard(echo, action=action, fields=["text"]), {"text": "a " * 5000})
+        response = await post(app, {"text": "a " * 5000})
     assert response.status_code == 200
 
 
@@ -868,6 +869,7 @@ async def test_a_scan_that_takes_too_long_is_a_failure(
 
 async def test_scans_that_were_given_up_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else whoever sends what takes long, again and again, would have any number of threads run."""
+    app, body = guard(echo, fields=["text"], deadline=0.05), {"text": "a " * 5000}
     resume, running = threading.Event(), []
 
     def slow(self: Monitor, text: str) -> Verdict:
@@ -876,7 +878,6 @@ async def test_scans_that_were_given_up_keep_their_places(monkeypatch: pytest.Mo
         return Verdict(False, (), text)
 
     monkeypatch.setattr(Monitor, "check", slow)
-    app, body = guard(echo, fields=["text"], deadline=0.05), {"text": "a " * 5000}
     places = os.cpu_count() or 1
     with anyio.fail_after(5):
         answers = [await post(app, body) for _ in range(places + 2)]
