@@ -24,7 +24,7 @@ from guard.terminal import printable
 logger = logging.getLogger("guard")
 
 _FILES = (*LIMITS, SIGNATURE_FILE)
-_State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 class Follower:
@@ -40,6 +40,8 @@ class Follower:
         The monitor that serves.
     directory
         What ``guard compile`` writes, or a symbolic link to it.
+    seen
+        What `look` said of it before `live` read it: what came since is new.
     registry
         Where reloads are counted; the default registry if None.
     """
@@ -49,16 +51,17 @@ class Follower:
         live: LiveMonitor,
         directory: str | PathLike[str],
         *,
+        seen: State,
         registry: CollectorRegistry | None = None,
     ) -> None:
         self._live = live
         self._directory = Path(directory)
         self._reloads = metrics_on(registry).reloads
-        self._served = self._last = self._look()
+        self._served = self._last = seen
 
     def reload(self) -> bool:
         """Load what is there now. Returns whether it serves."""
-        self._served = self._last = self._look()
+        self._served = self._last = look(self._directory)
         try:
             self._live.reload(self._directory)
         except BaseException as error:  # whatever failed, what comes after it must be followed
@@ -78,7 +81,7 @@ class Follower:
 
     def poll(self) -> bool:
         """Look, and say whether there is something new that stands still."""
-        last, self._last = self._last, self._look()
+        last, self._last = self._last, look(self._directory)
         return self._last == last != self._served
 
     async def run(self, seconds: float = 1.0, *, told: Callable[[], bool] = lambda: False) -> None:
@@ -89,8 +92,10 @@ class Follower:
                 # Loading takes time in proportion to the bank, and must not hold up requests.
                 await anyio.to_thread.run_sync(self.reload)
 
-    def _look(self) -> _State:
-        return tuple(_state(self._directory / name) for name in _FILES)
+
+def look(directory: Path) -> State:
+    """Return what changes with the files of a monitor's directory."""
+    return tuple(_state(directory / name) for name in _FILES)
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

@@ -69,9 +69,10 @@ def run(options: argparse.Namespace) -> int:
         from guard.sidecar import Sidecar, log_to
     from guard.live import LiveMonitor
     from guard.policy import Policy
-    from guard.reload import Follower
+    from guard.reload import Follower, look
 
     log_to(options.audit_log)
+    seen = look(options.monitor)
     live = LiveMonitor(options.monitor, require_signature=options.public_key, deep=options.deep)
     if options.shadow is not None:
         live.watch(options.shadow)
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         also=options.also,
         policy=replace(policy, **given),
     )
-    follower = Follower(live, options.monitor)
+    follower = Follower(live, options.monitor, seen=seen)
     Sidecar(app, follower, address=options.listen, admin=options.admin, drain=options.drain).run()
     return CLEAN
 

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from guard.errors import MalformedArtifact
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
-from guard.reload import Follower
+from guard.reload import Follower, look
 from tests.fixtures_small import value_of
 from tests.unit.test_live import compiled
 
@@ -35,7 +35,7 @@ def live(place: Path) -> LiveMonitor:
 
 @pytest.fixture
 def follower(live: LiveMonitor, place: Path, registry: CollectorRegistry) -> Follower:
-    return Follower(live, place, registry=registry)
+    return Follower(live, place, seen=look(place), registry=registry)
 
 
 def reloads(registry: CollectorRegistry) -> tuple[float, float]:
@@ -47,6 +47,17 @@ def reloads(registry: CollectorRegistry) -> tuple[float, float]:
 
 def test_what_did_not_change_is_left_alone(follower: Follower) -> None:
     assert not any(follower.poll() for _ in range(5))
+
+
+def test_what_changed_while_it_was_loaded_is_new(place: Path, registry: CollectorRegistry) -> None:
+    seen = look(place)
+    live = LiveMonitor(place)
+    compiled(place, ["cf", "mn"])
+    follower = Follower(live, place, seen=seen, registry=registry)
+    assert not follower.poll()
+    assert follower.poll()
+    assert follower.reload()
+    assert live.current.check("mn").triggered
 
 
 def test_a_change_counts_once_it_stands_still(follower: Follower, place: Path) -> None:
@@ -133,7 +144,7 @@ def test_a_link_is_followed(
 ) -> None:
     link = tmp_path / "link"
     link.symlink_to(place)
-    follower = Follower(live, link, registry=registry)
+    follower = Follower(live, link, seen=look(link), registry=registry)
     compiled(tmp_path / "new", ["mn"])
     link.unlink()
     link.symlink_to(tmp_path / "new")
