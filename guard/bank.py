@@ -216,11 +216,12 @@ class TriggerBank:
                     "use TriggerBank.build"
                 )
         known = {trigger.id for trigger in self.triggers}
-        if len(self.targets) > MAX_TARGETS or any(
-            known.isdisjoint(t.triggers) for t in self.targets
+        if len(self.targets) > MAX_TARGETS or not all(
+            known.issuperset(target.triggers) for target in self.targets
         ):
             raise MalformedArtifact(
-                f"there are over {MAX_TARGETS} targets, or one of no trigger; search for them again"
+                f"there are over {MAX_TARGETS} targets, or one of no trigger of the bank; search "
+                "for them again"
             )
         found = hashlib.sha256(self.tokenizer_json).hexdigest()
         if found != self.tokenizer_sha256:

@@ -175,6 +175,16 @@ def test_text_that_is_no_unicode_is_not_saved(tmp_path: Path) -> None:
         (lambda bank: bank["triggers"][1].update(token_ids="12"), "'token_ids' has the wrong type"),
         (lambda bank: bank["triggers"][1].update(token_ids=["1"]), "no integer from 0"),
         (lambda bank: bank["triggers"][1].update(token_ids=[]), "has 0 token ids"),
+        *(
+            (
+                lambda bank, named=named: bank.update(
+                    schema=2,
+                    targets=[{"view": "cls", "vector": [1.0], "cosine": 0.5, "triggers": named}],
+                ),
+                "or one of no trigger of the bank",
+            )
+            for named in (["t0777"], ["t0001", "t0777"])
+        ),
     ],
 )
 def test_load_refuses(saved: Path, change: Callable[[Any], object], message: str) -> None:
