@@ -12,4 +12,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch before 2.11 does not say.
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))

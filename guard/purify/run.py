@@ -10,7 +10,7 @@ from pathlib import Path
 
 from guard.bank import TriggerBank
 from guard.errors import ConfigError, HashMismatch, MalformedArtifact
-from guard.files import Json, check_output, dump_json, new_directory
+from guard.files import Json, check_output, dump_json, new_directory, sha256_file
 from guard.purify.arithmetic import multiplies_bfloat16
 from guard.purify.results import DEFAULT, Purified, Settings
 from guard.purify.rounds import ROUND_FILE, NotPreserved, Rounds
@@ -102,6 +102,12 @@ def purify(
     about = _about(kinds)
     state = {
         "weights": encoder.identity.weights_sha256,
+        # What is copied beside them, and says what they compute.
+        "files": {
+            path.name: sha256_file(path)
+            for path in model_files(folder)
+            if path.suffix != ".safetensors"
+        },
         "bank": bank.sha256,
         "settings": asdict(settings),
         # A scan that was kept goes on as the last one.

@@ -34,6 +34,7 @@ from guard.errors import (
 )
 from guard.files import sha256_file
 from guard.purify import NothingToPurify, NotPreserved, Settings, purify, rounds, run, training
+from guard.purify.arithmetic import multiplies_bfloat16
 from guard.purify.network import Network
 from guard.purify.samples import Rows, Sampler
 from guard.search import search
@@ -383,6 +384,41 @@ def test_a_drawn_seed_is_kept_over_an_interruption(
     scans(())
     done = purify(str(model), bank, tmp_path / "out", settings=QUICK, progress=silent)
     assert done.record["seed"] == 11
+
+
+def test_another_config_is_another_run(model: Path, scans: Any, tmp_path: Path) -> None:
+    """The weights alone do not say what is computed, nor what labels a model has."""
+    own = tmp_path / "model"
+    shutil.copytree(model, own)
+    bank = bank_of(own, [TRIGGER])
+
+    def stop(step: str, done: int, total: int) -> None:
+        if step == "round 2, training":
+            raise KeyboardInterrupt
+
+    scans((COMMON,))
+    out = tmp_path / "made" / "out"
+    with pytest.raises(KeyboardInterrupt):
+        purify(str(own), bank, out, seed=1, settings=QUICK, progress=stop)
+    config = json.loads((own / "config.json").read_bytes())
+    (own / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
+    seen: list[str] = []
+    scans(())
+    purify(
+        str(own),
+        bank,
+        out,
+        seed=1,
+        settings=QUICK,
+        progress=lambda step, done, total: seen.append(step),
+    )
+    assert "round 1, training" in seen
+    assert json.loads((out / "config.json").read_bytes())["layer_norm_eps"] == 0.5
+
+
+def test_a_processor_of_which_torch_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not multiplies_bfloat16(torch.device("cpu"))
 
 
 def test_a_place_without_a_seed_is_emptied(model: Path, scans: Any, tmp_path: Path) -> None:
