@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         from guard.search import search
         from guard.search.journal import discard
     resume = _resume(options.out)
-    with under_way(options.out, lambda: [resume] if resume.exists() else []):
+    with under_way(options.out, lambda: [resume] if resume.exists() else []) as kept:
         try:
             with Progress() as progress:
                 bank = search(
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
                     progress=progress,
                 )
         except KeyboardInterrupt:
-            if not resume.exists():
+            if not (kept and resume.exists()):
                 raise
             raise GuardError(
                 f"incomplete: interrupted. The same command goes on from here; {resume} holds what "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,8 @@ from guard.errors import GuardError
 
 
 @contextmanager
-def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[None]:
-    """Hold an output for one run.
+def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[bool]:
+    """Hold an output for one run; tells whether another may go on from this one's state.
 
     Parameters
     ----------
@@ -42,8 +43,12 @@ def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[None]
         note.parent.mkdir(parents=True, exist_ok=True)
         file = note.open("wb")
     except OSError:
-        # No home to write to: nothing can be gone on from, and nothing else is lost.
-        yield
+        # No home to write to: nobody could tell later who began what is left here.
+        try:
+            yield False
+        finally:
+            for state in states():
+                shutil.rmtree(state, ignore_errors=True)
         return
     with file:
         if not _locked(file.fileno()):
@@ -51,7 +56,7 @@ def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[None]
                 f"another run is under way to {out}; wait for it, or choose another output"
             )
         try:
-            yield
+            yield True
         finally:
             if not states():
                 note.unlink(missing_ok=True)
@@ -59,7 +64,11 @@ def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[None]
 
 def _home() -> Path:
     # Of the XDG Base Directory Specification.
-    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "trigger-guard"
+    place = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+    try:
+        return place.expanduser() / "trigger-guard"
+    except RuntimeError:  # a user without a home: nothing can be written below this either
+        return Path(os.devnull)
 
 
 def _locked(descriptor: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ def test_what_was_begun_here_is_gone_on_from(tmp_path: Path) -> None:
     out = tmp_path / "bank"
 
     def interrupted() -> None:
-        with under_way(out, lambda: states(out)):
+        with under_way(out, lambda: states(out)) as kept:
+            assert kept
             (tmp_path / ".bank.scan").mkdir()
             raise KeyboardInterrupt
 
@@ -81,7 +83,25 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_written_to_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And what was cut short there leaves nothing, for nobody could go on from it."""
+
+    def no_home(user: int) -> None:
+        raise KeyError(user)
+
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    with under_way(tmp_path / "bank", list):
-        pass
+    monkeypatch.setattr(pwd, "getpwuid", no_home)
+    monkeypatch.delenv("HOME", raising=False)
+    out, home = tmp_path / "bank", str(tmp_path / "file")
+
+    def interrupted() -> None:
+        with under_way(out, lambda: states(out)) as kept:
+            assert not kept
+            (tmp_path / ".bank.scan").mkdir()
+            (tmp_path / ".bank.scan" / "shard").touch()
+            raise KeyboardInterrupt
+
+    for state_home in home, "":
+        monkeypatch.setenv("XDG_STATE_HOME", state_home)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert not states(out)
