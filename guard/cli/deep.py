@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from guard.bank import TriggerBank
+from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
 from guard.cli.codes import CLEAN
 from guard.cli.extras import extra
+from guard.cli.pickled import refuse_pickled
 from guard.errors import GuardError
 from guard.files import check_output
 
@@ -27,12 +28,16 @@ def run(options: argparse.Namespace) -> int:
 
     check_output(options.out, DEEP_LIMITS, owner=DEEP_FILE)
     bank = TriggerBank.load(options.bank)
+    measured = not bank.targets
+    if measured:
+        # It is written again, last of all.
+        check_output(options.bank, BANK_FILES, owner=BANK_FILE)
+    refuse_pickled(options.model)
     with extra("exporting", "search"):
         from exporters.deep import export_deep
         from guard.search.carriers import builtin_texts
         from guard.search.encoder import Encoder
         from guard.search.targets import with_targets
-    measured = not bank.targets
     if measured:
         encoder = Encoder.load(options.model)
         bank = with_targets(encoder, bank, builtin_texts())

@@ -11,6 +11,7 @@ from guard.bank import TriggerBank
 from guard.cli.codes import CODES
 from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
+from guard.cli.pickled import refuse_pickled
 from guard.cli.seed import seed
 from guard.cli.state import under_way
 from guard.files import check_apart, dump_json
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """Purify, and say what it took."""
     check_apart(options.out, options.model)
     bank = TriggerBank.load(options.bank)
+    refuse_pickled(options.model)
     keep_few_kernels()
     with extra("purifying", "search"):
         from guard.purify import NothingToPurify, purify

@@ -374,6 +374,35 @@ def test_the_command_line(
     assert main(["verify", str(tmp_path / "deep")]) == 2
 
 
+def test_a_bank_that_cannot_be_written_again_is_refused_before_the_work(
+    model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(bank, targets=()).save(tmp_path / "bank")
+    (tmp_path / "bank" / "NOTES.md").touch()
+    arguments = ["deep", str(model), str(tmp_path / "bank"), "--out", str(tmp_path / "deep")]
+    assert main(arguments) == 2
+    assert "holds NOTES.md, which would be lost" in capsys.readouterr().err
+    assert not (tmp_path / "deep").exists()
+
+
+def test_pickled_weights_are_no_model_of_a_bank(
+    bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """These commands have no --allow-pickle, and do not speak of it."""
+    bank.save(tmp_path / "bank")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "pytorch_model.bin").touch()
+    out = ["--out", str(tmp_path / "out")]
+    for command in (
+        ["deep", str(tmp_path / "model"), str(tmp_path / "bank"), *out],
+        ["purify", str(tmp_path / "model"), "--bank", str(tmp_path / "bank"), *out],
+    ):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert "Save them as safetensors in a sandbox, scan that copy" in said
+        assert "--allow-pickle" not in said
+
+
 def test_the_command_names_what_it_leaves_out(
     model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
