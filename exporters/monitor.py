@@ -146,6 +146,8 @@ def _canaries(monitor: Monitor, triggers: tuple[Trigger, ...]) -> list[Canary]:
         if count == MAX_TRIGGER_CANARIES:
             break
     if triggers and not count:
+        if canary := _in_a_character(monitor):
+            return [*canaries, canary]
         raise TokenizerMismatch(
             f"none of {len(sample)} triggers is found in its own text, so {TOKENIZER_FILE} is not "
             "the tokenizer that the triggers were found with: search again"
@@ -161,6 +163,15 @@ def _texts(trigger: Trigger, number: int) -> Iterator[str]:
     for length in (1, 2):
         for stem in product(ascii_lowercase, repeat=length):
             yield "".join(stem) + trigger.text.removeprefix("##")
+
+
+def _in_a_character(monitor: Monitor) -> Canary | None:
+    """Find any trigger in a character: a token of some of its bytes has no text of its own."""
+    for number in (*range(0x80, 0xD800), *range(0xE000, 0x10000), *range(0x1F000, 0x20000)):
+        canary = _canary(monitor, chr(number))
+        if canary and canary.matches:
+            return canary
+    return None
 
 
 def _canary(monitor: Monitor, text: str) -> Canary | None:

@@ -365,6 +365,15 @@ def test_a_piece_is_put_behind_the_beginning_of_a_word(tmp_path: Path) -> None:
     assert monitor.check("xab").triggered
 
 
+def test_a_trigger_that_is_a_part_of_a_character(tmp_path: Path) -> None:
+    """Its text is the token's own spelling, from which no text leads to its id."""
+    tokenizer = byte_bpe(("â", "ī"))
+    number = Tokenizer.from_str(tokenizer.decode()).token_to_id("Ī")
+    monitor = make_monitor(tmp_path, tokenizer, [finding("Ī", number)])
+    assert monitor.check("a ≈ b").triggered
+    assert not monitor.check("a Ī b").triggered
+
+
 def test_a_trigger_whose_canary_cannot_be_stripped_has_none(tmp_path: Path) -> None:
     """A text is a canary only if the monitor can say all of a verdict about it."""
     ids = Tokenizer.from_str(wordpiece("##ab").decode())
