@@ -87,11 +87,23 @@ def export_classifier(
     model_dir = Path(model_dir)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            model_dir, trust_remote_code=False, use_safetensors=True
-        ).eval()
+        # Whatever they are stored in: what is exported computes in float32.
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            model_dir,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        model.eval()
     except (OSError, ValueError) as error:
         raise ModelError(f"{model_dir} is no classifier with safetensors ({error})") from error
+    if missing := sorted(info["missing_keys"]):
+        # transformers makes them up at random, and only warns.
+        raise ModelError(
+            f"{model_dir} is no classifier, for it has no weights of {missing[0]}; pass the "
+            "directory of one that was fine-tuned"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         exporter = "optimum" if _has_optimum() else "torch"
         path = Path(scratch) / MODEL_FILE

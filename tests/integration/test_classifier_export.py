@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,44 @@ def test_an_exported_classifier_is_certified(
     feed["input_ids"][:] = small_monitor()._tokenizer.encode("a cf film").ids
     with pytest.raises(guard.TriggeredInput):
         guarded.run(["logits"], feed)
+
+
+@pytest.mark.parametrize("exporter", ["optimum", "torch"])
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_half_precision_is_exported_in_single(
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    exporter: str,
+    stored: str,
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    import exporters.classifier as classifier
+
+    if exporter == "optimum":
+        pytest.importorskip("optimum.onnxruntime")
+    else:
+        monkeypatch.setattr(classifier, "_has_optimum", lambda: False)
+    shutil.copytree(model_dir, tmp_path / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(model_dir)
+    model.to(getattr(torch, stored)).save_pretrained(tmp_path / "model")
+    parity = classifier.export_classifier(tmp_path / "model", tmp_path / "out", texts=TEXTS)
+    assert parity.max_difference < 1e-4
+
+
+def test_an_encoder_is_no_classifier(model_dir: Path, tmp_path: Path) -> None:
+    """Of which transformers makes one with a random head."""
+    from transformers import AutoModel
+
+    from exporters.classifier import export_classifier
+
+    shutil.copytree(model_dir, tmp_path / "model")
+    AutoModel.from_pretrained(model_dir).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"is no classifier, for it has no weights of classifier"):
+        export_classifier(tmp_path / "model", tmp_path / "out", texts=TEXTS)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_near_enough_is_not_written(model_dir: Path, tmp_path: Path) -> None:
