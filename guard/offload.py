@@ -7,70 +7,70 @@ of them run.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
-from threading import Lock
+from threading import Condition, Event
 from typing import TypeVar
 
-import anyio.from_thread
+import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 T = TypeVar("T")
 
+_PLACES = os.cpu_count() or 1
 _limiters: RunVar[anyio.CapacityLimiter] = RunVar("guard_limiter")
 
 
 async def in_thread(function: Callable[..., T], *args: object) -> T:
     """Call a function in a thread once there is a place; cancelled, leave it to itself."""
-    limiter, place = _limiter(), _Place()
-    await limiter.acquire_on_behalf_of(place)
+    left = Event()
 
     def call() -> T:
-        if not place.begin():
+        if not _places.take(left):
             raise RuntimeError("nobody waits for this any more")  # nor hears of it
         try:
             return function(*args)
         finally:
-            if place.end():
-                anyio.from_thread.run_sync(limiter.release_on_behalf_of, place)
+            _places.give_back()
 
     try:
-        # The limit is that of places: the application's threads are not taken.
-        return await anyio.to_thread.run_sync(
-            call, limiter=anyio.CapacityLimiter(math.inf), abandon_on_cancel=True
-        )
+        # Callers wait here, and not in threads: those that wait for a place are as few as places.
+        return await anyio.to_thread.run_sync(call, limiter=_limiter(), abandon_on_cancel=True)
     finally:
-        if place.leave():
-            limiter.release_on_behalf_of(place)
+        left.set()
+        _places.look_again()
 
 
-class _Place:
-    """One of the places: whoever is last to be done with it, caller or thread, gives it back."""
+class _Places:
+    """Places for threads that run. No event loop has a part in them: a thread may outlive its."""
 
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._running = False
-        self._left = False
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._changed = Condition()
 
-    def begin(self) -> bool:
-        """Tell that the thread begins; returns whether it may, for its caller is still there."""
-        with self._lock:
-            self._running = not self._left
-            return self._running
+    def take(self, left: Event) -> bool:
+        """Wait for a place and take it, unless the caller has left by then."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or left.is_set())
+            if left.is_set():
+                return False
+            self._free -= 1
+            return True
 
-    def end(self) -> bool:
-        """Tell that the thread is done; returns whether its caller left before."""
-        with self._lock:
-            self._running = False
-            return self._left
+    def give_back(self) -> None:
+        """Free a place."""
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
 
-    def leave(self) -> bool:
-        """Tell that the caller waits no longer; returns whether no thread runs."""
-        with self._lock:
-            self._left = True
-            return not self._running
+    def look_again(self) -> None:
+        """Have those that wait see who has left."""
+        with self._changed:
+            self._changed.notify_all()
+
+
+_places = _Places(_PLACES)
 
 
 def _limiter() -> anyio.CapacityLimiter:
@@ -78,6 +78,6 @@ def _limiter() -> anyio.CapacityLimiter:
     try:
         return _limiters.get()
     except LookupError:
-        limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
+        limiter = anyio.CapacityLimiter(_PLACES)
         _limiters.set(limiter)
         return limiter
