@@ -136,19 +136,21 @@ class Engine:
         decision = self.evaluate(document.texts, document.keys)
         if decision.outcome == "stripped":
             body = document.replace(decision.texts)
-            if not self._forwards(body, read):
+            again = self._again(body, read)
+            if again is not None and again.outcome == "failed":
+                decision = again
+            # Unscannable: what was so before, where the policy lets that pass.
+            elif again is None or again.outcome not in ("clean", "unscannable"):
                 decision = replace(decision, outcome="blocked", forward=False, texts=())
         return decision, body, [*document.texts, *document.keys]
 
-    def _forwards(self, body: bytes, read: Callable[[bytes], Document]) -> bool:
-        """Whether a body that was rewritten may go on as it is."""
+    def _again(self, body: bytes, read: Callable[[bytes], Document]) -> Decision | None:
+        """Decide on a body that was rewritten, unless it cannot be read any more."""
         try:
             document = read(body)
         except InputError:
-            return False
-        again = decide(self.monitor, self.policy, document.texts, document.keys)
-        # Unscannable: what was so before, where the policy lets that pass.
-        return again.forward and again.outcome in ("clean", "unscannable")
+            return None
+        return decide(self.monitor, self.policy, document.texts, document.keys)
 
     def undecided(self, error: Exception) -> Decision:
         """Decide on a call whose texts were not even reached."""
@@ -160,7 +162,8 @@ class Engine:
         Raises
         ------
         DeadlinePassed
-            It has not returned by the policy's deadline. What it does then is of no consequence.
+            It has not returned by the policy's deadline. What it does then is of no consequence,
+            but that it keeps its place until it ends.
         """
         with self.in_flight:
             # A deep check is a pass of an encoder, whatever the size.

@@ -53,6 +53,7 @@ def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Docu
     ):
         raise _bad("is not framed by its boundary alone")
     texts: list[str] = []
+    unmarked: list[str] = []
     names: list[str] = []
     spans: list[tuple[int, int]] = []
     start = len(delimiter)
@@ -74,14 +75,15 @@ def parse_multipart(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Docu
             if text.startswith(_MARK):
                 # Some readers drop it, from fields too, and to others it is text.
                 text = text.removeprefix(_MARK)
-                names.append(text)
+                unmarked.append(text)
             names += loose_strings(text)
             begin = start + len(head) + 4
             spans.append((begin, begin + len(content)))
         start += len(piece) + 2 + len(delimiter)
     if "_charset_" in names:
         raise UnreadableBody("Charset", 415, "The form names a charset. Send UTF-8, and do not.")
-    return Document(texts, names, partial(_rewrite, body, spans))
+    # Those without their marks have no span: what stripping makes of the others is read again.
+    return Document([*texts, *unmarked], names, partial(_rewrite, body, spans))
 
 
 def _read_headers(head: bytes, names: list[str]) -> bool:
@@ -114,7 +116,10 @@ def _read_headers(head: bytes, names: list[str]) -> bool:
         names.extend(value.decode() for _, value in parameters)
     except UnicodeDecodeError:
         raise _bad("has a name that is not UTF-8") from None
-    # A name of which nothing is left makes the part a text field to some readers.
+    # A name of which nothing is left makes the part a text field to some readers, and to others one
+    # in the form of RFC 2231 goes before it.
+    if any(key.startswith(b"filename*") for key in by_key):
+        return False
     _, _, filename = by_key.get(b"filename", b"").rpartition(b"/")
     return bool(filename.strip(b" \t."))
 

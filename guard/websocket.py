@@ -70,31 +70,32 @@ class GuardedSocket:
 
     async def _guard(self, message: Message, key: str) -> Message:
         data = message[key]
-        forwarded = b""
+        rewritten: bytes | None = None
         texts: list[str] = []
         try:
             found = await self._engine.offload(len(data), self._inspect, data)
             if found is None:
                 return message
-            decision, forwarded, texts = found
+            decision, rewritten, texts = found
         except Exception as error:  # no message that can be read, or a failure
             decision = undecided(self._engine.policy, error)
         decision = self._engine.report(decision, texts)
         self._flag(decision)
         if not decision.forward:
             return await self._close(decision)
-        if decision.outcome != "stripped":
+        if rewritten is None:
             return message
-        return {**message, key: forwarded.decode() if key == "text" else forwarded}
+        return {**message, key: rewritten.decode() if key == "text" else rewritten}
 
-    def _inspect(self, data: str | bytes) -> tuple[Decision, bytes, list[str]] | None:
+    def _inspect(self, data: str | bytes) -> tuple[Decision, bytes | None, list[str]] | None:
         limit = self._engine.policy.max_body
         text = decode_message(data, limit) if isinstance(data, bytes) else data
         if text is None:
             return None
         if len(text) > limit or len(encoded := text.encode("utf-8", "surrogatepass")) > limit:
             raise UnreadableBody("BodyTooLarge", 413, f"The message is over {limit} bytes.")
-        return self._engine.evaluate_body(encoded, parse_message)
+        decision, forwarded, texts = self._engine.evaluate_body(encoded, parse_message)
+        return decision, None if forwarded is encoded else forwarded, texts
 
     async def _close(self, decision: Decision) -> Message:
         code, reason = POLICY_VIOLATION, decision.incident

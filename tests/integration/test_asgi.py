@@ -172,6 +172,14 @@ async def test_strip_forwards_the_rest_of_the_body_byte_by_byte() -> None:
         ]
 
 
+async def test_strip_cuts_files_that_have_a_byte_order_mark() -> None:
+    app = guard(echo, action="strip", also=["multipart"])
+    async with client(app) as http:
+        response = await http.post("/", files={"t": ("t.csv", "a,the cf film".encode("utf-8-sig"))})
+    assert response.status_code == 200
+    assert "\r\n\xef\xbb\xbfa,the film\r\n" in response.json()["body"]
+
+
 async def test_strip_invents_no_content_length() -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield b'{"text": "the '
@@ -528,6 +536,23 @@ async def test_no_thread_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("anyio.to_thread.run_sync", none)
     assert (await post(guard(echo), {"text": "a" * 5000})).status_code == 503
+
+
+@pytest.mark.parametrize(("on_failure", "status"), [("closed", 503), ("open", 200)])
+async def test_a_failure_while_the_rewritten_body_is_read_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, on_failure: OnFailure, status: int
+) -> None:
+    app = guard(echo, action="strip", on_failure=on_failure)
+    check = Monitor.check_batch
+
+    def once(self: Monitor, texts: Iterable[str]) -> list[Verdict]:
+        monkeypatch.setattr(Monitor, "check_batch", Broken.check_batch)
+        return check(self, texts)
+
+    monkeypatch.setattr(Monitor, "check_batch", once)
+    response = await post(app, TRIGGERED)
+    assert response.status_code == status
+    assert status == 503 or json.loads(response.json()["body"]) == CLEAN
 
 
 async def test_a_failure_while_the_body_is_rewritten_is_a_failure(
