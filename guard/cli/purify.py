@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,5 @@ def run(options: argparse.Namespace) -> int:
 
 def _states(out: Path) -> list[Path]:
     """Return the directories beside an output that purifications keep their state in."""
-    begin = f".{out.name}.purify-"
-    beside = out.absolute().parent
-    return [path for path in beside.glob(".*") if path.name.startswith(begin)]
+    state = re.compile(rf"\.{re.escape(out.name)}\.purify-[0-9a-f]{{12}}(\.old)?")
+    return [path for path in out.absolute().parent.glob(".*") if state.fullmatch(path.name)]

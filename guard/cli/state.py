@@ -11,8 +11,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from guard.errors import GuardError
 
@@ -40,14 +41,13 @@ def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[bool]
             "it, and run this again"
         )
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        file = note.open("wb")
+        file = _open(note)
     except OSError:
-        # No home to write to: nobody could tell later who began what is left here.
+        # No home to write to: nobody could tell later who began what this run leaves here.
         try:
             yield False
         finally:
-            for state in states():
+            for state in set(states()).difference(found):
                 shutil.rmtree(state, ignore_errors=True)
         return
     with file:
@@ -59,7 +59,17 @@ def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[bool]
             yield True
         finally:
             if not states():
-                note.unlink(missing_ok=True)
+                with suppress(OSError):
+                    note.unlink()
+
+
+def _open(note: Path) -> BinaryIO:
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        return note.open("wb")
+    except OSError:
+        # That of an earlier run, in a home that can only be read by now, is as good.
+        return note.open("rb")
 
 
 def _home() -> Path:

@@ -6,6 +6,7 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_what_was_begun_here_is_gone_on_from(tmp_path: Path) -> None:
     ("command", "planted"),
     [
         (["scan", "model", "--out", "bank"], ".bank.scan"),
-        (["purify", "model", "--bank", "bank-1", "--out", "p"], ".p.purify-0"),
+        (["purify", "model", "--bank", "bank-1", "--out", "p"], ".p.purify-0123456789ab"),
     ],
 )
 def test_what_somebody_left_there_is_refused(
@@ -78,6 +79,33 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "another run is under way" in done.stderr
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+def test_a_home_that_can_only_be_read_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier run left is gone on from, and stays where this one ends early."""
+    out = tmp_path / "bank"
+
+    def interrupted() -> None:
+        with under_way(out, lambda: states(out)) as kept:
+            assert kept
+            (tmp_path / ".bank.scan").mkdir(exist_ok=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    opened = Path.open
+
+    def read_only(path: Path, mode: str) -> Any:
+        if mode != "rb":
+            raise PermissionError(path)
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert states(out)
 
 
 def test_a_home_that_cannot_be_written_to_is_no_obstacle(
