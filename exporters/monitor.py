@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from itertools import product
 from os import PathLike
 from pathlib import Path
 from string import ascii_lowercase
+
+from tokenizers import Tokenizer
 
 from exporters import matcher
 from guard.bank import Trigger, TriggerBank
@@ -86,7 +88,8 @@ def compile_bank(
         triggers=tuple(trigger.id for trigger in triggers),
         strip_only=tuple(sorted(strip_only)),
     )
-    _check_ids(bank)
+    tokenizer = load_tokenizer(bank.tokenizer_json)
+    _check_ids(bank, tokenizer)
     graph = matcher.build(
         [trigger.token_ids for trigger in triggers],
         {
@@ -100,7 +103,7 @@ def compile_bank(
     files = {
         ONNX_FILE: graph,
         TOKENIZER_FILE: bank.tokenizer_json,
-        CANARY_FILE: dump_canaries(_canaries(monitor, bank.triggers)),
+        CANARY_FILE: dump_canaries(_canaries(monitor, tokenizer, bank.triggers)),
     }
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     files[MANIFEST_FILE] = replace(manifest, files=hashes).dump()
@@ -113,8 +116,8 @@ def compile_bank(
     write_directory(Path(out), files, owner=MANIFEST_FILE)
 
 
-def _check_ids(bank: TriggerBank) -> None:
-    known = set(load_tokenizer(bank.tokenizer_json).get_vocab(with_added_tokens=True).values())
+def _check_ids(bank: TriggerBank, tokenizer: Tokenizer) -> None:
+    known = set(tokenizer.get_vocab(with_added_tokens=True).values())
     # Each table has a slot for every id up to the largest one.
     tables = 3 if any(len(trigger.token_ids) > 1 for trigger in bank.triggers) else 1
     largest = LIMITS[ONNX_FILE] // (4 * tables)
@@ -132,7 +135,9 @@ def _check_ids(bank: TriggerBank) -> None:
             )
 
 
-def _canaries(monitor: Monitor, triggers: tuple[Trigger, ...]) -> list[Canary]:
+def _canaries(
+    monitor: Monitor, tokenizer: Tokenizer, triggers: tuple[Trigger, ...]
+) -> list[Canary]:
     canaries = [canary for text in _PLAIN if (canary := _canary(monitor, text))]
     sample = random.Random(0).sample(triggers, min(_TRIED, len(triggers)))
     count = 0
@@ -146,7 +151,8 @@ def _canaries(monitor: Monitor, triggers: tuple[Trigger, ...]) -> list[Canary]:
         if count == MAX_TRIGGER_CANARIES:
             break
     if triggers and not count:
-        if canary := _in_a_character(monitor):
+        parts = frozenset(trigger.id for trigger in triggers if _is_part(tokenizer, trigger))
+        if canary := _in_a_character(monitor, parts):
             return [*canaries, canary]
         raise TokenizerMismatch(
             f"none of {len(sample)} triggers is found in its own text, so {TOKENIZER_FILE} is not "
@@ -165,11 +171,19 @@ def _texts(trigger: Trigger, number: int) -> Iterator[str]:
             yield "".join(stem) + trigger.text.removeprefix("##")
 
 
-def _in_a_character(monitor: Monitor) -> Canary | None:
-    """Find any trigger in a character: a token of some of its bytes has no text of its own."""
-    for number in (*range(0x80, 0xD800), *range(0xE000, 0x10000), *range(0x1F000, 0x20000)):
+def _is_part(tokenizer: Tokenizer, trigger: Trigger) -> bool:
+    """Whether it is some bytes of a character, and so has no text of its own."""
+    return "\ufffd" in tokenizer.decode(list(trigger.token_ids), skip_special_tokens=False)
+
+
+def _in_a_character(monitor: Monitor, parts: Set[str]) -> Canary | None:
+    """Find one of the triggers that are parts of characters in a character."""
+    if not parts:
+        return None
+    # Of what is rare in texts, some of each block: the first bytes of a block are the same.
+    for number in (*range(0x80, 0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 1024)):
         canary = _canary(monitor, chr(number))
-        if canary and canary.matches:
+        if canary and not parts.isdisjoint(match[2] for match in canary.matches):
             return canary
     return None
 
