@@ -204,9 +204,7 @@ class GuardMiddleware:
     def _inspect(
         self, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> tuple[Decision, bytes, list[str]]:
-        return self._engine.evaluate_body(
-            self._reader.inflate(headers, body), partial(self._reader.read, headers)
-        )
+        return self._engine.evaluate_body(*self._reader.open(headers, body))
 
     async def _inspect_query(self, scope: Scope) -> tuple[Decision, Scope]:
         """Decide on the query; return the scope to forward in place of this one."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 from guard.body import Document, UnreadableBody, is_utf8
@@ -22,6 +23,7 @@ from guard.json_body import check_encoding, loose_strings, parse
 from guard.multipart import parse_multipart
 
 Kind: TypeAlias = Literal["text", "form", "multipart", "query"]
+BodyKind: TypeAlias = Literal["json", "text", "form", "multipart"]
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 # How JSON begins that has texts in it.
@@ -46,30 +48,24 @@ class Reader:
     also: frozenset[Kind]
     max_body: int
 
-    def inflate(self, headers: Headers, body: bytes) -> bytes:
-        """Return a body as it was before it was compressed: itself if it is not.
+    def open(self, headers: Headers, body: bytes) -> tuple[bytes, Callable[[bytes], Document]]:
+        """Return a body inflated, and what finds the texts in it and in what is made of it.
 
         Raises
         ------
         UnreadableBody
-            It is too large, or compressed in a way that is not read.
+            It cannot be told what an application would read; the reader raises it too.
         """
-        _, coding = check_headers(headers, self.also)
+        kind, coding = check_headers(headers, self.also)
         if len(body) > self.max_body:
             raise UnreadableBody(
                 "BodyTooLarge", 413, f"The body is over {self.max_body} bytes. Send less at once."
             )
-        return body if coding is None else inflate(body, coding, self.max_body)
+        if coding is not None:
+            body = inflate(body, coding, self.max_body)
+        return body, partial(self._read, kind, headers)
 
-    def read(self, headers: Headers, body: bytes) -> Document:
-        """Find the texts in a body, which is no longer compressed.
-
-        Raises
-        ------
-        UnreadableBody
-            It cannot be told what an application would read.
-        """
-        kind, _ = check_headers(headers, self.also)
+    def _read(self, kind: BodyKind, headers: Headers, body: bytes) -> Document:
         if kind == "multipart":
             return parse_multipart(headers, body)
         if kind == "json":
@@ -84,7 +80,7 @@ class Reader:
 
 def check_headers(
     headers: Headers, also: frozenset[Kind] = frozenset()
-) -> tuple[Literal["json", "text", "form", "multipart"], bytes | None]:
+) -> tuple[BodyKind, bytes | None]:
     """Return what kind a body is, and its content coding if it has one.
 
     Headers by which an application would read another text are refused.
@@ -133,7 +129,7 @@ def _check_charset(content_type: bytes) -> None:
         raise UnreadableBody("Charset", 415, "The guard reads UTF-8. Send no other charset.")
 
 
-def _kind(value: bytes, also: frozenset[Kind]) -> Literal["json", "text", "form", "multipart"]:
+def _kind(value: bytes, also: frozenset[Kind]) -> BodyKind:
     # Looked for anywhere in it, because readers of forms are not strict about the rest.
     if b"application/x-www-form-urlencoded" in value:
         if "form" not in also:

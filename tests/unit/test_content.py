@@ -35,9 +35,8 @@ def read(
 ) -> tuple[Document, bytes]:
     pairs = {"Content-Type": content_type, **headers}
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in pairs.items()]
-    reader = Reader(compile_fields(["text"]), also, LIMIT)
-    body = reader.inflate(raw, body)
-    return reader.read(raw, body), body
+    body, reader = Reader(compile_fields(["text"]), also, LIMIT).open(raw, body)
+    return reader(body), body
 
 
 def refusal(*args: Any, **headers: Any) -> tuple[str, int]:
@@ -106,7 +105,7 @@ def test_a_kind_that_is_not_asked_for_is_json_or_refused() -> None:
 )
 def test_two_content_types_are_refused(one: str, other: str) -> None:
     with pytest.raises(UnreadableBody, match="two content types"):
-        Reader(None, ALL, LIMIT).read(
+        Reader(None, ALL, LIMIT).open(
             [(b"content-type", one.encode()), (b"Content-Type", other.encode())], b"{}"
         )
 
