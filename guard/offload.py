@@ -37,9 +37,10 @@ async def in_thread(function: Callable[..., T], *args: object) -> T:
     try:
         # Callers wait here, and not in threads: those that wait for a place are as few as places.
         return await anyio.to_thread.run_sync(call, limiter=_limiter(), abandon_on_cancel=True)
-    finally:
+    except BaseException:  # cancelled, or what the function raised, when nobody waits either
         left.set()
         _places.look_again()
+        raise
 
 
 class _Places:
