@@ -18,7 +18,9 @@ def refuse_pickled(model: str) -> None:
     folder = Path(model)
     if any(folder.glob("*.safetensors")):
         return
-    if pickled := sorted(path.name for glob in ("*.bin", "*.pt*") for path in folder.glob(glob)):
+    # As in `guard.search.checkpoint`, which needs torch; a trainer's other pickles are no weights.
+    globs = ("pytorch_model*.bin", "model*.pt", "model*.pth")
+    if pickled := sorted(path.name for glob in globs for path in folder.glob(glob)):
         raise ModelError(
             f"{model} has only pickled weights ({pickled[0]}), which can run code when they are "
             "loaded. Save them as safetensors in a sandbox, scan that copy, and pass it and its "
