@@ -34,6 +34,23 @@ def test_a_thread_may_outlive_its_loop() -> None:
 
 
 @pytest.mark.anyio
+async def test_who_waits_for_a_place_in_vain_takes_no_thread() -> None:
+    resume = threading.Event()
+    for _ in range(offload._PLACES):
+        with anyio.move_on_after(0.05):
+            await offload.in_thread(resume.wait, 10)
+    before = threading.active_count()
+    for _ in range(20):
+        with anyio.move_on_after(0.01):
+            await offload.in_thread(resume.wait, 10)
+        await anyio.sleep(0.005)
+    assert threading.active_count() < before + 10
+    resume.set()
+    with anyio.fail_after(5):
+        await offload.in_thread(resume.wait, 10)
+
+
+@pytest.mark.anyio
 async def test_no_place_is_lost_and_none_is_given_twice() -> None:
     rng, lock = random.Random(0), threading.Lock()
     running, most = 0, 0

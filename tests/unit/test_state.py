@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -113,12 +112,10 @@ def test_a_home_that_cannot_be_written_to_is_no_obstacle(
 ) -> None:
     """And what was cut short there leaves nothing, for nobody could go on from it."""
 
-    def no_home(user: int) -> None:
-        raise KeyError(user)
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
 
     (tmp_path / "file").touch()
-    monkeypatch.setattr(pwd, "getpwuid", no_home)
-    monkeypatch.delenv("HOME", raising=False)
     out, home = tmp_path / "bank", str(tmp_path / "file")
 
     def interrupted() -> None:
@@ -130,6 +127,8 @@ def test_a_home_that_cannot_be_written_to_is_no_obstacle(
 
     for state_home in home, "":
         monkeypatch.setenv("XDG_STATE_HOME", state_home)
+        if not state_home:
+            monkeypatch.setattr(Path, "expanduser", no_home)
         with pytest.raises(KeyboardInterrupt):
             interrupted()
         assert not states(out)
