@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines(name: str) -> Iterator[str]:
+    if name == "-" and sys.stdin is None:
+        raise ConfigError("standard input is closed; name a file with a text a line")
     # Bytes that are no UTF-8 become lone surrogates, which the monitor refuses by name; only a
     # line feed ends a text, as a model's input may hold any other separator.
     source = sys.stdin.fileno() if name == "-" else name

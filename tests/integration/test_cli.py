@@ -786,6 +786,16 @@ def test_check_of_an_empty_stdin(
     assert capsys.readouterr().out == ""
 
 
+def test_check_of_a_closed_stdin(
+    monitor: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # what Python makes of <&-
+    assert run("check", "--monitor", monitor) == USAGE
+    assert capsys.readouterr().err == (
+        "guard: standard input is closed; name a file with a text a line\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_check_of_no_file(name: str, monitor: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "--monitor", monitor, monitor.parent / name) == USAGE
