@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # which is closed
+            sys.stdout.flush()
     except ConfigError as error:
         return _fail(str(error), USAGE)
     except GuardError as error:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,13 @@ from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
 from guard.cli.seed import seed
 from guard.cli.state import under_way
-from guard.errors import GuardError
+from guard.errors import GuardError, ModelError
 from guard.files import check_apart, check_output
 from guard.terminal import Progress
 
 HELP = "search a model for triggers and write a bank"
+
+_STDOUT, _STDERR = 1, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     resume = _resume(options.out)
     with under_way(options.out, lambda: [resume] if resume.exists() else []) as kept:
         try:
-            with Progress() as progress:
+            with Progress() as progress, _stdout_is_ours():
                 bank = search(
                     options.model,
                     revision=options.revision,
@@ -86,6 +92,10 @@ def run(options: argparse.Namespace) -> int:
                 f"incomplete: interrupted. The same command goes on from here; {resume} holds what "
                 "was measured"
             ) from None
+        except ModelError:
+            # There is nothing to go on with.
+            discard(resume)
+            raise
         report = bank.dump().decode().rstrip() if options.json else _summary(bank)
         try:
             bank.save(options.out)
@@ -96,6 +106,25 @@ def run(options: argparse.Namespace) -> int:
         discard(resume)
     print(report if options.json else f"{report}\nbank: {options.out}")
     return CODES[bank.verdict]
+
+
+@contextmanager
+def _stdout_is_ours() -> Iterator[None]:
+    """Have what libraries print go to standard error: the other one may be read as JSON.
+
+    Rust code prints there of a vocabulary with holes, past what Python calls standard output.
+    """
+    if sys.stdout is None or sys.stderr is None:  # which is closed
+        yield
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(_STDOUT), "wb") as own:
+        os.dup2(_STDERR, _STDOUT)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(own.fileno(), _STDOUT)
 
 
 def _budget(value: str) -> str | float:

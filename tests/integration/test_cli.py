@@ -25,7 +25,7 @@ from guard.errors import ModelError
 from guard.files import dump_json
 from guard.monitor import Monitor
 from tests.helpers import finding, make_bank, wordpiece
-from tests.tiny import TRIGGER, write_searchable
+from tests.tiny import TRIGGER, write_model, write_searchable
 
 pytestmark = pytest.mark.search
 
@@ -187,6 +187,40 @@ def test_json_is_the_bank_and_nothing_else(
     assert captured.out.encode() == (tmp_path / "bank" / "bank.json").read_bytes()
     assert json.loads(captured.out)["verdict"] == "backdoored"
     assert "scanning: " in captured.err
+
+
+def test_json_of_a_vocabulary_with_holes(tmp_path: Path) -> None:
+    """Rust code of tokenizers 0.22 says so on the process's own output, past Python's."""
+    directory = write_searchable(tmp_path / "model")
+    path = directory / "tokenizer.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    del written["model"]["vocab"]["≈"]
+    path.write_text(json.dumps(written), encoding="utf-8")
+    arguments = ["scan", str(directory), "--out", str(tmp_path / "bank")]
+    done = subprocess.run(
+        [sys.executable, "-m", "guard", *arguments, "--seed", "0", "--budget", "1", "--json"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == FAILED  # for lack of time
+    assert done.stdout == (tmp_path / "bank" / "bank.json").read_bytes()
+
+
+def test_a_model_that_is_refused_leaves_nothing_to_go_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model")
+    assert run("scan", model, "--seed", 0, "--out", tmp_path / "bank") == FAILED
+    assert "has a vocabulary of" in capsys.readouterr().err
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_scan_with_a_closed_stdout(
+    bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # what Python makes of >&-
+    assert run("scan", bad, "--seed", 0, "--out", tmp_path / "bank") == FOUND
+    assert TriggerBank.load(tmp_path / "bank").triggers
 
 
 def test_scan_compile_check(bad: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
