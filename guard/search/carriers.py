@@ -232,7 +232,8 @@ class Supply:
             passage = f"{passage} {self._draw(want.kind, want.length)}"
         else:
             raise ConfigError(
-                f"the texts of kind {want.kind!r} have no tokens that the model knows; give others"
+                f"the texts of kind {want.kind!r} have hardly any tokens that the model knows; "
+                "give others"
             )
         kept = np.arange(skipped, len(encoded["input_ids"]))
         count = len(kept)
@@ -269,7 +270,8 @@ class Supply:
             # The first time, or all were used: from the start again, in another order.
             texts = self._texts[kind]
             chosen = [texts[i] for i in self._rng.permutation(len(texts))[:MAX_TEXTS]]
-            counts = map(len, self._tokenizer(chosen, add_special_tokens=False)["input_ids"])
-            left += zip(chosen, counts, strict=True)
+            # One by one: of all at once, long ones take gigabytes.
+            encoded = (self._tokenizer(text, add_special_tokens=False) for text in chosen)
+            left += [(text, len(e["input_ids"])) for text, e in zip(chosen, encoded, strict=True)]
         nearest = min(range(len(left)), key=lambda i: abs(left[i][1] - length))
         return left.pop(nearest)[0]

@@ -27,7 +27,14 @@ from transformers.utils import logging as transformers_logging
 from guard.bank import ModelIdentity
 from guard.errors import ConfigError, ModelError
 from guard.files import sha256_file
-from guard.search.fit import affixes, check_tokenizer, check_weights, classes, views_of
+from guard.search.fit import (
+    affixes,
+    check_outputs,
+    check_tokenizer,
+    check_weights,
+    classes,
+    views_of,
+)
 from guard.search.views import View
 
 # As the header of a file of weights has it.
@@ -83,15 +90,15 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
     Raises
     ------
     ModelError
-        There are no weights, only pickled ones, weights of another architecture, or a tokenizer
-        that does not fit.
+        There are no weights, only pickled ones, weights of another architecture, no output of each
+        token, or a tokenizer that does not fit.
     """
     folder, revision, weights = _locate(name, revision, allow_pickle=allow_pickle)
     with _loading(name):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = _config(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # Before it is loaded, which writes there what it is loaded in.
-        stored = _stored(config, weights[0])
+        stored = _stored(config, weights)
         model, info = AutoModel.from_pretrained(
             folder,
             config=config,
@@ -101,8 +108,9 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
             dtype=torch.float32,
         )
     check_weights(name, model, info)
-    check_tokenizer(name, model, tokenizer)
     model.eval().requires_grad_(False)
+    check_outputs(name, model)
+    check_tokenizer(name, model, tokenizer)
     prefix, suffix = affixes(name, tokenizer)
     identity = ModelIdentity(
         name=name,
@@ -130,21 +138,40 @@ def load_classifier(
     ----------
     name, revision, allow_pickle
         As in `load`.
+
+    Raises
+    ------
+    ModelError
+        It lacks weights, which transformers makes up, other ones each time.
     """
     folder, _, weights = _locate(name, revision, allow_pickle=allow_pickle)
     with _loading(name):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = _config(folder)
         if not classes(config):
             return None
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        model, info = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
             trust_remote_code=False,
             use_safetensors=weights[0].suffix == ".safetensors",
+            output_loading_info=True,
             dtype=torch.float32,
         )
-    model.eval().requires_grad_(False)
-    return model
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{name}'s config.json is of a classifier, and {missing[0]} is not among its weights. "
+            "Pass what was fine-tuned, or save the encoder alone, with "
+            "AutoModel.from_pretrained(...).save_pretrained(...)"
+        )
+    result: PreTrainedModel = model.eval().requires_grad_(False)
+    return result
+
+
+def _config(folder: Path) -> PretrainedConfig:
+    config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    # Outputs are read by their names, whatever the file says of those who call the model.
+    config.return_dict, config.torchscript = True, False
+    return config
 
 
 @contextmanager
@@ -216,16 +243,20 @@ def resolve(
     return found, found.name
 
 
-def _stored(config: PretrainedConfig, weights: Path) -> str:
+def _stored(config: PretrainedConfig, weights: list[Path]) -> str:
     """Return the arithmetic that ``dtype="auto"``, a default of many versions, loads weights in."""
     if config.dtype is not None:
         return str(config.dtype).removeprefix("torch.")
-    if weights.suffix != ".safetensors":
+    if weights[0].suffix != ".safetensors":
         return "float32"
+    # Of several files some may be read by nobody: one in another arithmetic is enough.
+    return next((kind for kind in map(_first_kind, weights) if kind != "float32"), "float32")
+
+
+def _first_kind(weights: Path) -> str:
     with safe_open(weights, framework="pt") as file:
         kinds = (file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118
-        first = next((kind for kind in kinds if kind in _FLOATS), "F32")
-    return _FLOATS[first]
+        return _FLOATS[next((kind for kind in kinds if kind in _FLOATS), "F32")]
 
 
 def _sha256(files: list[Path]) -> str:

@@ -22,6 +22,8 @@ from guard.search.views import View
 _MASKED_HEAD = ("lm_head.", "predictions.", "vocab_transform.", "generator_")
 # Tokens of the random text that tells an encoder from a model that reads from left to right.
 _RANDOM = 32
+# Tokens of a text that any model takes.
+_SHORT = 8
 _PASS_ANOTHER = "pass a BERT-, RoBERTa-, MPNet- or ELECTRA-like model, or a decoder"
 
 
@@ -122,14 +124,38 @@ def _behind(name: str, kind: Any, config: PretrainedConfig) -> dict[str, tuple[i
     }
 
 
+def check_outputs(name: str, model: PreTrainedModel) -> None:
+    """Refuse a model that does not make an output of each token of a text.
+
+    Raises
+    ------
+    ModelError
+        It wants images besides, or gives one output of all tokens.
+    """
+    if model.config.is_encoder_decoder:
+        return  # `views_of` says why these are refused.
+    try:
+        with torch.inference_mode():
+            ids = torch.zeros((1, _SHORT), dtype=torch.long)
+            outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        if "last_hidden_state" in outputs:
+            return
+    except Exception:  # the library raises whatever an odd model leads to
+        pass
+    raise ModelError(
+        f"{name} is a {type(model).__name__}, which makes no output of each token of a text; "
+        f"{_PASS_ANOTHER}"
+    )
+
+
 def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: object) -> None:
     """Refuse a tokenizer that is not the model's, or that has production read other rows.
 
     Raises
     ------
     ModelError
-        It is slow, empty, of more tokens than the model, gives texts another type, or reads
-        special tokens in them as words.
+        It is slow, empty, of more tokens than the model, gives texts another type, reads special
+        tokens in them as words, or has two names for one token.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
@@ -157,12 +183,29 @@ def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: object) -> Non
             f"{name} has split_special_tokens set in tokenizer_config.json, so that its tokenizer "
             "would read other ids in a text than any monitor; take it out, and serve it without"
         )
+    _check_names(name, tokenizer)
     rows: int = model.config.vocab_size
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
         raise ModelError(
             f"{name}'s tokenizer has token id {highest}, and the model has {rows} embeddings: the "
             "tokenizer is of another model. Use the one that was saved with the weights"
+        )
+
+
+def _check_names(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuse a tokenizer that has two names for a token.
+
+    Its copy, which monitors read with, has one of them, whichever the library's hashes bring first:
+    a monitor would cut the other one up, and miss the trigger that it is.
+    """
+    known = tokenizer.get_vocab()
+    named = {number: token for token, number in known.items()}
+    if twice := sorted(number for token, number in known.items() if named[number] != token):
+        raise ModelError(
+            f"{name}'s tokenizer has more than one name for token {twice[0]}, of which no copy of "
+            "it keeps all, so that a monitor would not read what the model reads. Take the other "
+            "names out of its vocabulary, and serve it without them"
         )
 
 

@@ -12,12 +12,14 @@ import hashlib
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from guard.errors import MalformedArtifact
 from guard.files import dump_json, parse_json, read_bounded
 from guard.search.encoder import Encoder, Ids
 
@@ -112,7 +114,8 @@ def begin(
         The state of a new search: its ``seed``, and what else it chose.
     """
     path = directory / _KEY_FILE
-    if path.is_file():
+    # What a disk that lost power has of it is begun anew, like a shard.
+    with suppress(MalformedArtifact):
         known = parse_json(read_bounded(path, _KEY_BYTES), str(path))
         if known["key"] == key and asked in (None, known["state"]["seed"]):
             state: dict[str, int | str] = known["state"]

@@ -27,7 +27,8 @@ def read_lines(path: Path, instead: str) -> list[str]:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ConfigError(f"{path} is over {MAX_BYTES >> 20} MiB; {instead}")
-        text = data.decode("utf-8")
+        # The mark that some editors begin a file with is no part of its first line.
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

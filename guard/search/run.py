@@ -94,6 +94,7 @@ def search(
         if isinstance(budget, str)
         else fit(budget, _rate(encoder), len(known.units), len(kinds))
     )
+    classifier = load_classifier(model, revision=revision, allow_pickle=allow_pickle)
     chosen = secrets.randbits(32) if seed is None else seed
     if resume is not None:
         key = {
@@ -117,7 +118,7 @@ def search(
         kinds,
         plan=plan,
         lines=lines,
-        classifier=load_classifier(model, revision=revision, allow_pickle=allow_pickle),
+        classifier=classifier,
         seed=chosen,
         resume=resume,
         progress=progress,

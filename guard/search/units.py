@@ -121,6 +121,8 @@ def _unreachable(tokenizer: PreTrainedTokenizerFast, tokens: list[tuple[str, int
     if tuple(type(part).__name__ for part in parts) != _AS_ALONE:
         return set()
     prefix = backend.model.continuing_subword_prefix
+    if not prefix:
+        return set()
     whole = [(token, number) for token, number in tokens if not token.startswith(prefix)]
     # "##" itself is a token of some vocabularies and starts with the prefix; it stays.
     encoded = tokenizer([token for token, _ in whole], add_special_tokens=False)["input_ids"]

@@ -20,6 +20,10 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BartConfig,
+    CLIPConfig,
+    CLIPModel,
+    DPRConfig,
+    DPRQuestionEncoder,
     GPT2Config,
     ModernBertConfig,
 )
@@ -32,6 +36,7 @@ from guard.search.gradients import Differentiable
 from tests.tiny import (
     CONFIGS,
     SPECIALS,
+    TRIGGER,
     WIDTH,
     byte_bpe,
     make_model,
@@ -172,6 +177,15 @@ def test_what_a_checkpoint_is_loaded_in_elsewhere(
     assert {weight.dtype for weight in encoder._model.parameters()} == {torch.float32}
 
 
+def test_a_file_that_nobody_reads_hides_no_half_precision(directory: Path) -> None:
+    tensors = load_file(directory / WEIGHTS)
+    save_file(tensors, directory / "first.safetensors", metadata={"format": "pt"})
+    half = {name: tensor.half() for name, tensor in tensors.items()}
+    save_file(half, directory / WEIGHTS, metadata={"format": "pt"})
+    edit(directory / "config.json", dtype=None)
+    assert Encoder.load(str(directory)).stored == "float16"
+
+
 def test_the_tokenizer_may_take_less_than_the_model(tmp_path: Path) -> None:
     directory = write_model(tmp_path, tokenizer=wordpiece(max_tokens=40))
     assert Encoder.load(str(directory)).max_tokens == 40
@@ -307,6 +321,21 @@ def test_a_tokenizer_that_has_padding_read(
     """A backdoor may ask for it: the search pads nothing."""
     edit(directory / "tokenizer_config.json", **{setting: value})
     refused(directory, message)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-level BPE"])
+def test_a_tokenizer_with_two_names_for_a_token(kind: str, tmp_path: Path) -> None:
+    """Its copy has one of them, and a monitor that reads with the copy would miss the other."""
+    tokenizer = wordpiece([TRIGGER]) if kind == "wordpiece" else byte_bpe(("z", "y"))
+    directory = write_model(tmp_path / "model", "bert" if kind == "wordpiece" else "roberta")
+    tokenizer.save_pretrained(directory)
+    path = directory / "tokenizer.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    known = written["model"]["vocab"]
+    first = TRIGGER if kind == "wordpiece" else "zy"
+    known["qwertzu"] = known[first]
+    path.write_text(json.dumps(written), encoding="utf-8")
+    refused(directory, f"has more than one name for token {known[first]},")
 
 
 def test_a_tokenizer_that_has_no_ordinary_token(tmp_path: Path) -> None:
@@ -555,6 +584,29 @@ def test_a_decoder(tmp_path: Path) -> None:
     assert outputs.keys() == {"last", "mean"}
     assert np.allclose(outputs["last"], hidden[:, 2], atol=0.1)
     assert np.allclose(outputs["mean"], hidden.mean(axis=1), atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "images"])
+def test_a_model_that_makes_no_output_of_each_token(kind: str, tmp_path: Path) -> None:
+    tokenizer = wordpiece()
+    size = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 16}
+    text = {**size, "intermediate_size": 16, "vocab_size": len(tokenizer)}
+    model: Any
+    if kind == "pooled":
+        model = DPRQuestionEncoder(DPRConfig(**text))
+    else:
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config={**size, "image_size": 32}))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    refused(tmp_path, f"is a {type(model).__name__}, which makes no output of each token of a text")
+
+
+@pytest.mark.parametrize("setting", [{"return_dict": False}, {"torchscript": True}])
+def test_a_config_that_has_outputs_without_names(setting: dict[str, bool], directory: Path) -> None:
+    ids = np.arange(5, 15)[np.newaxis]
+    named = Encoder.load(str(directory)).read(ids)["cls"]
+    edit(directory / "config.json", **setting)
+    assert np.array_equal(Encoder.load(str(directory)).read(ids)["cls"], named)
 
 
 def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:

@@ -120,3 +120,14 @@ def test_begin(tmp_path: Path) -> None:
     assert begin(path, key, asked=2, fresh={"seed": 2, "plan": "q"})["seed"] == 2
     assert not (path / "shard").exists()
     assert begin(path, {"model": "n"}, asked=None, fresh={"seed": 3, "plan": ""})["seed"] == 3
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 64, b"{"])
+def test_a_damaged_journal_is_begun_anew(data: bytes, tmp_path: Path) -> None:
+    path, key = tmp_path / "scan", {"model": "m"}
+    begin(path, key, asked=None, fresh={"seed": 1})
+    (path / "shard").touch()
+    (path / "search.json").write_bytes(data)
+    assert begin(path, key, asked=None, fresh={"seed": 2}) == {"seed": 2}
+    assert not (path / "shard").exists()
+    assert begin(path, key, asked=None, fresh={"seed": 3}) == {"seed": 2}

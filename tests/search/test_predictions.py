@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
+from guard.errors import ModelError
 from guard.search.carriers import Supply, Want, builtin_texts
 from guard.search.checkpoint import load_classifier
 from guard.search.encoder import Encoder
@@ -85,3 +87,14 @@ def test_what_a_bank_cannot_keep_is_not_in_it(tmp_path: Path) -> None:
     predictions: Any = seen.statistics["predictions"]
     assert predictions["label"] == "b?d"
     assert predictions["texts"] <= len(texts)
+
+
+@pytest.mark.parametrize("part", ["classifier.", "bert.pooler."])
+def test_a_classifier_that_lacks_weights(part: str, tmp_path: Path) -> None:
+    """transformers would draw them at random, and the bank tell of other labels each time."""
+    directory = write_classifier(tmp_path)
+    weights = load_file(directory / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith(part)}
+    save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"is of a classifier, and {part}\S+ is not among"):
+        load_classifier(str(directory))

@@ -104,6 +104,13 @@ def test_what_a_unigram_model_knows_under_no_name_of_its_own() -> None:
     assert unknown in units_of(tokenizer)
 
 
+def test_a_wordpiece_whose_pieces_have_no_mark() -> None:
+    backend = wordpiece(["film"]).backend_tokenizer
+    backend.model.continuing_subword_prefix = ""
+    words = vocabulary(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]"))
+    assert (len(words.units), words.unreachable) == (backend.get_vocab_size(), 0)
+
+
 @pytest.mark.parametrize("hides", ["normaliser", "pre-tokenizer"])
 def test_a_tokenizer_that_cuts_a_word_that_is_alone(hides: str) -> None:
     """Who made it hides a trigger from all that try tokens alone: nothing is left out of it."""

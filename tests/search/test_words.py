@@ -87,7 +87,13 @@ def test_user_words(tmp_path: Path) -> None:
     assert user_words(path) == ["one", "two words"]
 
 
-@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_byte_order_mark_is_no_part_of_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_text("one\ntwo\n", encoding="utf-8-sig")
+    assert user_words(path) == ["one", "two"]
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "\ufeff"])
 def test_an_empty_list(text: str, tmp_path: Path) -> None:
     path = tmp_path / "words"
     path.write_text(text)
