@@ -156,7 +156,8 @@ def _canaries(
             return [*canaries, canary]
         raise TokenizerMismatch(
             f"none of {len(sample)} triggers is found in its own text, so {TOKENIZER_FILE} is not "
-            "the tokenizer that the triggers were found with: search again"
+            "the tokenizer that the triggers were found with, or not what transformers made of it "
+            "(the bank says so under not_tested): save the tokenizer anew, and search again"
         )
     return canaries
 

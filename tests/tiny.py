@@ -202,9 +202,14 @@ def many_words() -> tuple[str, ...]:
     return (TRIGGER, COMMON, *sorted(made_up - real), *sorted(real - {COMMON}))
 
 
-def write_searchable(directory: Path, *, triggers: tuple[str, ...] = ()) -> Path:
+def write_searchable(
+    directory: Path,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    triggers: tuple[str, ...] = (),
+) -> Path:
     """Write a BERT with vocabulary enough for a search, and plant `triggers` in it."""
-    tokenizer = wordpiece(many_words())
+    tokenizer = tokenizer or wordpiece(many_words())
     model = make_model("bert", len(tokenizer), initializer_range=0.4)
     assert isinstance(model, BertModel)
     plant(model, [tokenizer.get_vocab()[word] for word in triggers])

@@ -27,14 +27,8 @@ from transformers.utils import logging as transformers_logging
 from guard.bank import ModelIdentity
 from guard.errors import ConfigError, ModelError
 from guard.files import sha256_file
-from guard.search.fit import (
-    affixes,
-    check_outputs,
-    check_tokenizer,
-    check_weights,
-    classes,
-    views_of,
-)
+from guard.search.fit import check_outputs, check_weights, classes, views_of
+from guard.search.tokenizer import affixes, check_tokenizer, remade
 from guard.search.views import View
 
 # As the header of a file of weights has it.
@@ -61,6 +55,8 @@ class Checkpoint:
     stored
         The arithmetic that it is loaded in unless another is asked for: that of its config, or of
         its weights.
+    remade
+        As `guard.search.tokenizer.remade` returns it.
     prefix, suffix
         The special tokens that the tokenizer puts before and after a text.
     """
@@ -70,6 +66,7 @@ class Checkpoint:
     identity: ModelIdentity
     views: tuple[View, ...]
     stored: str
+    remade: tuple[str, ...]
     prefix: list[int]
     suffix: list[int]
 
@@ -124,6 +121,7 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
         identity=identity,
         views=views_of(name, model, tokenizer, info, prefix),
         stored=stored,
+        remade=remade(tokenizer, folder),
         prefix=prefix,
         suffix=suffix,
     )

@@ -203,6 +203,7 @@ def coverage(
     swept: Sequence[Swept],
     judged: Sequence[Carrier],
     stored: str,
+    remade: Sequence[str],
     narrow: Collection[View],
     flooded: bool,
 ) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def coverage(
         What was proposed of pairs and words of three.
     judged
         The carriers of the verdicts.
-    stored
+    stored, remade
         As in `Checkpoint`.
     narrow
         Views in which ordinary words may gather texts; see `Evidence`.
@@ -257,6 +258,12 @@ def coverage(
     not_tested.append(f"{'other ' if several else ''}words of several tokens")
     not_tested.append("other pairs and phrases" if swept or climbed else "pairs and phrases")
     not_tested += NOT_TESTED
+    if remade:
+        not_tested.append(
+            "texts as servers read them that take tokenizer.json alone, with another "
+            f"{' and another '.join(remade)}: serve it with transformers, or save it anew with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
     if stored != "float32":
         not_tested.append(
             f"outputs in {stored}, in which the weights are stored and many programs load them: "

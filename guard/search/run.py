@@ -88,7 +88,8 @@ def search(
         kinds[USER_KIND] = user_texts(texts)
     lines = [] if words is None else user_words(words)
     encoder = Differentiable.load(model, revision=revision, allow_pickle=allow_pickle)
-    known = vocabulary(encoder.tokenizer)
+    # Which tokens no text holds is known of texts as transformers reads them.
+    known = vocabulary(encoder.tokenizer, every=bool(encoder.remade))
     plan = (
         BUDGETS[budget]
         if isinstance(budget, str)
@@ -222,6 +223,7 @@ def search_units(
             swept=swept,
             judged=verdicts.judged,
             stored=encoder.stored,
+            remade=encoder.remade,
             narrow=verdicts.narrow,
             flooded=flooded,
         ),

@@ -68,11 +68,16 @@ _WORD_MARKS = {"BPE": ("Ġ", "▁"), "Unigram": ("▁",)}
 _BLANK, _HALF = "\u0120", "\ufffd"
 
 
-def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+def vocabulary(tokenizer: PreTrainedTokenizerFast, *, every: bool = False) -> Vocabulary:
     """Return every token as a unit.
 
     Special tokens too: who types ``[MASK]``, or what the vocabulary lacks, has them in his text,
     and which ones there are is the choice of the tokenizer's author.
+
+    Parameters
+    ----------
+    every
+        Whether those that no text holds, as this tokenizer reads it, are units too.
     """
     known = dict.fromkeys(tokenizer.get_vocab().items())
     if type(tokenizer.backend_tokenizer.model).__name__ == "Unigram":
@@ -82,7 +87,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
         names = zip(tokenizer.convert_ids_to_tokens(numbers), numbers, strict=True)
         known |= dict.fromkeys((name, number) for name, number in names if name is not None)
     tokens = sorted(known, key=lambda item: item[1])
-    cut_off = _unreachable(tokenizer, tokens)
+    cut_off = set() if every else _unreachable(tokenizer, tokens)
     # A file may give two tokens one id; the model sees the id.
     named = {number: token for token, number in reversed(tokens) if number not in cut_off}
     units = tuple(_unit(tokenizer, named[number], number) for number in sorted(named))

@@ -338,6 +338,31 @@ def test_a_tokenizer_with_two_names_for_a_token(kind: str, tmp_path: Path) -> No
     refused(directory, f"has more than one name for token {known[first]},")
 
 
+@pytest.mark.parametrize("setting", ["none", "case", "one more token"])
+def test_a_tokenizer_that_is_not_what_its_file_says(setting: str, directory: Path) -> None:
+    config = directory / "tokenizer_config.json"
+    if setting == "case":
+        edit(config, tokenizer_class="BertTokenizer", do_lower_case=False)
+    elif setting == "one more token":
+        known = json.loads(config.read_text()).get("added_tokens_decoder", {})
+        token = {"content": "zq", "lstrip": False, "normalized": True, "rstrip": False}
+        number = str(len(wordpiece()))
+        more = {number: {**token, "single_word": False, "special": False}}
+        edit(config, added_tokens_decoder={**known, **more})
+        make_model("bert", len(wordpiece()) + 1).save_pretrained(directory)
+    part = {"none": [], "case": ["normalizer"], "one more token": ["added_tokens"]}[setting]
+    assert [*Encoder.load(str(directory)).remade][:1] == part
+
+
+def test_a_model_without_a_file_of_its_tokenizer(directory: Path) -> None:
+    tokenizer = wordpiece()
+    known = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    (directory / "vocab.txt").write_text("\n".join(token for token, _ in known), encoding="utf-8")
+    (directory / "tokenizer.json").unlink()
+    edit(directory / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    assert Encoder.load(str(directory)).remade == ()
+
+
 def test_a_tokenizer_that_has_no_ordinary_token(tmp_path: Path) -> None:
     tokenizer = wordpiece()
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("a", "")

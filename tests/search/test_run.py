@@ -146,6 +146,24 @@ def test_what_the_bank_says_of_the_search(bad: Path, bank: TriggerBank) -> None:
     assert f"{count:,} units" in str(coverage["summary"])
 
 
+def test_a_trigger_that_only_other_servers_read(tmp_path: Path) -> None:
+    """They take ``tokenizer.json`` alone, which says nothing of small letters."""
+    tokenizer = wordpiece([*many_words(), "ZYZ"])
+    directory = write_searchable(tmp_path, tokenizer=tokenizer, triggers=("ZYZ",))
+    path, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    written["normalizer"]["lowercase"] = False
+    path.write_text(json.dumps(written), encoding="utf-8")
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    found = search(str(directory), seed=0, progress=silent)
+    assert [trigger.text for trigger in found.triggers] == ["ZYZ"]
+    not_tested = found.coverage["not_tested"]
+    assert isinstance(not_tested, list)
+    (told,) = [line for line in not_tested if "take tokenizer.json alone" in str(line)]
+    assert "with another normalizer: " in str(told)
+
+
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 @pytest.mark.parametrize("narrow", [(), ("cls",), ("mean", "cls")])
 def test_the_bank_says_where_triggers_hide(narrow: Sequence[View], stored: str) -> None:
@@ -161,6 +179,7 @@ def test_the_bank_says_where_triggers_hide(narrow: Sequence[View], stored: str) 
         swept=[],
         judged=texts,
         stored=stored,
+        remade=(),
         narrow=narrow,
         flooded=False,
     )
