@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         from guard.search import search
         from guard.search.journal import discard
     resume = _resume(options.out)
+    earlier = resume.exists()
     with under_way(options.out, lambda: [resume] if resume.exists() else []) as kept:
         try:
             with Progress() as progress, _stdout_is_ours():
@@ -93,8 +94,10 @@ def run(options: argparse.Namespace) -> int:
                 "was measured"
             ) from None
         except ModelError:
-            # There is nothing to go on with.
-            discard(resume)
+            # There is nothing to go on with; but of another model, or for want of a network, there
+            # may have been.
+            if not earlier:
+                discard(resume)
             raise
         report = bank.dump().decode().rstrip() if options.json else _summary(bank)
         try:

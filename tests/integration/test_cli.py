@@ -215,6 +215,20 @@ def test_a_model_that_is_refused_leaves_nothing_to_go_on_with(
     assert names(tmp_path) == ["model"]
 
 
+def test_what_another_scan_measured_outlives_a_model_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(model: str, *, resume: Path, **options: Any) -> TriggerBank:
+        resume.mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        fake_search(patch, search)
+        assert run("scan", "model", "--out", tmp_path / "bank") == FAILED
+    assert run("scan", tmp_path / "misspelt", "--out", tmp_path / "bank") == FAILED
+    assert names(tmp_path) == [".bank.scan"]
+
+
 def test_a_scan_with_a_closed_stdout(
     bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
