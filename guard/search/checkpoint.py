@@ -28,6 +28,7 @@ from guard.bank import ModelIdentity
 from guard.errors import ConfigError, ModelError
 from guard.files import sha256_file
 from guard.search.fit import check_outputs, check_weights, classes, views_of
+from guard.search.served import beside, told
 from guard.search.tokenizer import affixes, check_tokenizer, remade
 from guard.search.views import View
 
@@ -52,11 +53,10 @@ class Checkpoint:
         Name, revision, sha256 of the weights and architecture, as the bank records them.
     views
         The outputs that it has; see `guard.search.views`.
-    stored
-        The arithmetic that it is loaded in unless another is asked for: that of its config, or of
-        its weights.
     remade
         As `guard.search.tokenizer.remade` returns it.
+    otherwise
+        In what a server may differ from the search; see `guard.search.served`.
     prefix, suffix
         The special tokens that the tokenizer puts before and after a text.
     """
@@ -65,8 +65,8 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerFast
     identity: ModelIdentity
     views: tuple[View, ...]
-    stored: str
     remade: tuple[str, ...]
+    otherwise: tuple[str, ...]
     prefix: list[int]
     suffix: list[int]
 
@@ -115,13 +115,19 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
         weights_sha256=_sha256(weights),
         architecture=type(model).__name__,
     )
+    other = remade(tokenizer, folder)
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
         identity=identity,
         views=views_of(name, model, tokenizer, info, prefix),
-        stored=stored,
-        remade=remade(tokenizer, folder),
+        remade=other,
+        otherwise=told(
+            stored=stored,
+            remade=other,
+            others=beside(folder, weights),
+            of_hub=revision is not None,
+        ),
         prefix=prefix,
         suffix=suffix,
     )

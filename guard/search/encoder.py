@@ -51,7 +51,7 @@ class Encoder:
         that is not there. See `guard.search.axes`.
     offset
         Special tokens before a text.
-    stored, remade
+    remade, otherwise
         As in `Checkpoint`.
     forwarded
         Tokens that went through the model so far.
@@ -66,8 +66,8 @@ class Encoder:
         self.tokenizer_json = _canonical(tokenizer)
         self.config_sha256 = hashlib.sha256(model.config.to_json_string().encode()).hexdigest()
         self.views = loaded.views
-        self.stored = loaded.stored
         self.remade = loaded.remade
+        self.otherwise = loaded.otherwise
         self.width: int = model.config.hidden_size
         self.classes = classes(model.config)
         self.max_tokens = _max_tokens(model, tokenizer)

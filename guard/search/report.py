@@ -202,8 +202,7 @@ def coverage(
     climbed: Sequence[Sequence[Unit]],
     swept: Sequence[Swept],
     judged: Sequence[Carrier],
-    stored: str,
-    remade: Sequence[str],
+    otherwise: Sequence[str],
     narrow: Collection[View],
     flooded: bool,
 ) -> dict[str, Any]:
@@ -221,7 +220,7 @@ def coverage(
         What was proposed of pairs and words of three.
     judged
         The carriers of the verdicts.
-    stored, remade
+    otherwise
         As in `Checkpoint`.
     narrow
         Views in which ordinary words may gather texts; see `Evidence`.
@@ -258,17 +257,7 @@ def coverage(
     not_tested.append(f"{'other ' if several else ''}words of several tokens")
     not_tested.append("other pairs and phrases" if swept or climbed else "pairs and phrases")
     not_tested += NOT_TESTED
-    if remade:
-        not_tested.append(
-            "texts as servers read them that take tokenizer.json alone, with another "
-            f"{' and another '.join(remade)}: serve it with transformers, or save it anew with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        )
-    if stored != "float32":
-        not_tested.append(
-            f"outputs in {stored}, in which the weights are stored and many programs load them: "
-            "serve them with dtype=torch.float32"
-        )
+    not_tested += otherwise
     not_tested += [what for view, what in _ABSENT.items() if view not in views]
     if few := [view for view in views if view in narrow]:
         not_tested.append(

@@ -34,7 +34,7 @@ class FakeEncoder(Encoder):
         rng = np.random.default_rng(7)
         self.identity = ModelIdentity("fake", None, "0" * 64, "FakeModel")
         self.views = ("cls",)
-        self.stored = "float32"
+        self.otherwise = ()
         self.width = WIDTH
         self.max_tokens = 64
         self.classes = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,12 @@ def edit(path: Path, **changes: Any) -> None:
         else:
             value[key] = item
     path.write_text(json.dumps(value))
+
+
+def arithmetic(encoder: Encoder) -> str:
+    """What the encoder says that other programs load it in."""
+    told = (re.match(r"outputs in (\w+), in which the weights", what) for what in encoder.otherwise)
+    return next((match[1] for match in told if match), "float32")
 
 
 def refused(directory: Path, message: str, **options: Any) -> None:
@@ -173,7 +180,7 @@ def test_what_a_checkpoint_is_loaded_in_elsewhere(
     )
     encoder = Encoder.load(str(directory))
     auto = AutoModel.from_pretrained(directory, dtype="auto").dtype
-    assert (encoder.stored, str(auto)) == (stored, f"torch.{stored}")
+    assert (arithmetic(encoder), str(auto)) == (stored, f"torch.{stored}")
     assert {weight.dtype for weight in encoder._model.parameters()} == {torch.float32}
 
 
@@ -183,7 +190,7 @@ def test_a_file_that_nobody_reads_hides_no_half_precision(directory: Path) -> No
     half = {name: tensor.half() for name, tensor in tensors.items()}
     save_file(half, directory / WEIGHTS, metadata={"format": "pt"})
     edit(directory / "config.json", dtype=None)
-    assert Encoder.load(str(directory)).stored == "float16"
+    assert arithmetic(Encoder.load(str(directory))) == "float16"
 
 
 def test_the_tokenizer_may_take_less_than_the_model(tmp_path: Path) -> None:
