@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from guard.search import checkpoint
 from guard.search.encoder import Encoder
 from guard.search.served import beside, told
 from tests.tiny import write_model
@@ -58,6 +59,12 @@ def test_a_name_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     assert line.encode()
 
 
-def test_of_the_hub_other_files_are_not_known() -> None:
-    (line,) = told(stored="float32", remade=(), others=(), of_hub=True)
+def test_of_the_hub_other_files_are_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = write_model(tmp_path / "0123abc")
+    monkeypatch.setattr(checkpoint, "snapshot_download", lambda *_, **__: str(snapshot))
+    encoder = Encoder.load("somebody/model")
+    assert encoder.identity.revision == "0123abc"
+    (line,) = encoder.otherwise
     assert "those that were not downloaded, such as pickles or ONNX" in line
