@@ -206,8 +206,9 @@ def _locate(
             f"{name} holds an adapter (adapter_config.json), and whether it is served depends on "
             "how it is loaded. Merge it into the weights, and save those"
         )
-    weights = sorted(folder.glob("*.safetensors"))
-    if weights:
+    # Beside one of this name, transformers reads no other.
+    whole = folder / "model.safetensors"
+    if weights := [whole] if whole.is_file() else sorted(folder.glob("*.safetensors")):
         return folder, revision, weights
     pickled = sorted(path for glob in _PICKLED for path in folder.glob(glob))
     if not pickled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from guard.errors import ConfigError
@@ -33,4 +34,6 @@ def read_lines(path: Path, instead: str) -> list[str]:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from error
-    return list(dict.fromkeys(line.strip() for line in text.split("\n") if line.strip()))
+    # Lines end as they do on any system, and nowhere else: a passage may hold other separators.
+    lines = io.StringIO(text, newline=None)
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

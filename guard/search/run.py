@@ -253,8 +253,9 @@ def _source() -> str:
 
 def _rate(encoder: Encoder) -> float:
     """Measure how many token-forwards the encoder makes in a second."""
-    # A pass of as many tokens as a scan's.
-    rows = encoder.frame(np.zeros((BATCH_TOKENS // 16, 16), dtype=np.int64))
+    # A pass of as many tokens as a scan's; what takes no texts of this length is refused later.
+    length = min(16, encoder.room)
+    rows = encoder.frame(np.zeros((BATCH_TOKENS // 16, length), dtype=np.int64))
     before = encoder.forwarded
     encoder.read(rows)
     started = time.perf_counter()

@@ -26,10 +26,8 @@ def beside(folder: Path, searched: Sequence[Path]) -> tuple[str, ...]:
     Parameters
     ----------
     searched
-        The files of weights in the directory that the model was loaded from. Where one is
-        ``model.safetensors``, no other was.
+        The files of weights in the directory that the model was loaded from.
     """
-    own = {path for path in searched if path.name == "model.safetensors"} or {*searched}
     found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
     return tuple(
         sorted(
@@ -37,7 +35,7 @@ def beside(folder: Path, searched: Sequence[Path]) -> tuple[str, ...]:
             for path in found
             if path.name.endswith(_WEIGHTS)
             and not path.name.startswith(_TRAINERS)
-            and path not in own
+            and path not in searched
         )
     )
 

@@ -88,8 +88,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast, *, every: bool = False) -> Vo
         known |= dict.fromkeys((name, number) for name, number in names if name is not None)
     tokens = sorted(known, key=lambda item: item[1])
     cut_off = set() if every else _unreachable(tokenizer, tokens)
-    # A file may give two tokens one id; the model sees the id.
-    named = {number: token for token, number in reversed(tokens) if number not in cut_off}
+    named = {number: token for token, number in tokens if number not in cut_off}
     units = tuple(_unit(tokenizer, named[number], number) for number in sorted(named))
     return Vocabulary(units, len(cut_off))
 

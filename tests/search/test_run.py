@@ -325,11 +325,14 @@ def test_a_model_that_ignores_its_input(tmp_path: Path) -> None:
         search(str(tmp_path), progress=silent)
 
 
-def test_a_model_that_takes_shorter_texts_than_the_carriers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", ["fast", 5.0])
+def test_a_model_that_takes_shorter_texts_than_the_carriers(
+    budget: str | float, tmp_path: Path
+) -> None:
     """Sixteen positions: an error for the user, not one of an index in a table."""
     directory = write_model(tmp_path, tokenizer=wordpiece(many_words()), max_position_embeddings=16)
-    with pytest.raises(ModelError, match="16"):
-        search(str(directory), progress=silent)
+    with pytest.raises(ModelError, match="takes texts of 16 tokens at most"):
+        search(str(directory), budget=budget, progress=silent)
 
 
 def test_no_unit_is_lost_or_doubled(bad: Path) -> None:

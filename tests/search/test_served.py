@@ -44,12 +44,16 @@ def test_what_holds_no_weights_is_not_told(tmp_path: Path) -> None:
 
 
 def test_shards_are_searched_and_a_stray_file_beside_the_model_is_not(tmp_path: Path) -> None:
-    shards = [tmp_path / f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
-    put(tmp_path, *(shard.name for shard in shards))
-    assert beside(tmp_path, shards) == ()
-    put(tmp_path, "model.safetensors")
-    stray = (shards[0].name, shards[1].name)
-    assert beside(tmp_path, [*shards, tmp_path / "model.safetensors"]) == stray
+    directory = write_model(tmp_path)
+    alone = Encoder.load(str(directory))
+    put(directory, *(f"model-0000{number}-of-00002.safetensors" for number in (1, 2)))
+    encoder = Encoder.load(str(directory))
+    (line,) = encoder.otherwise
+    assert "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors;" in line
+    assert encoder.identity.weights_sha256 == alone.identity.weights_sha256
+    shards = sorted(directory.glob("model-*.safetensors"))
+    (directory / "model.safetensors").unlink()
+    assert beside(directory, shards) == ()
 
 
 def test_a_name_cannot_write_to_the_terminal(tmp_path: Path) -> None:

@@ -93,6 +93,14 @@ def test_a_byte_order_mark_is_no_part_of_a_word(tmp_path: Path) -> None:
     assert user_words(path) == ["one", "two"]
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_list_of_any_system(end: bytes, tmp_path: Path) -> None:
+    """And a word that holds another separator, which a program may have put there, is one."""
+    path = tmp_path / "words"
+    path.write_bytes(end.join([b"one", b"", "two\u2028words".encode(), b"one"]))
+    assert user_words(path) == ["one", "two\u2028words"]
+
+
 @pytest.mark.parametrize("text", ["", "\n \n", "\ufeff"])
 def test_an_empty_list(text: str, tmp_path: Path) -> None:
     path = tmp_path / "words"
