@@ -2,7 +2,7 @@
 
 JSON is what a body is taken for, whatever its type says, unless an operator has other kinds read
 too. A type is the sender's word: what is read as text or as a form is therefore also looked at as
-JSON, because an application may.
+JSON, because an application may, and where forms are read, what is none is looked at as one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias, get_args
 from guard.body import Document, UnreadableBody, is_utf8
 from guard.errors import ConfigError
 from guard.fields import Fields
-from guard.forms import parse_form
+from guard.forms import loose_pairs, parse_form
 from guard.inflate import coding_of, inflate
 from guard.json_body import check_encoding, loose_strings, parse
 from guard.multipart import parse_multipart
@@ -68,13 +68,14 @@ class Reader:
     def _read(self, kind: BodyKind, headers: Headers, body: bytes) -> Document:
         if kind == "multipart":
             return parse_multipart(headers, body)
-        if kind == "json":
-            return parse(body, self.fields)
-        if kind == "text":
-            return parse_text(body)
-        check_encoding(body)
-        document = parse_form(body)
-        document.keys.extend(loose_strings(body.decode()))
+        if kind == "form":
+            check_encoding(body)
+            document = parse_form(body)
+            document.keys.extend(loose_strings(body.decode()))
+            return document
+        document = parse(body, self.fields) if kind == "json" else parse_text(body)
+        if "form" in self.also:
+            document.keys.extend(loose_pairs(body))
         return document
 
 

@@ -139,8 +139,10 @@ class Engine:
             again = self._again(body, read)
             if again is not None and again.outcome == "failed":
                 decision = again
-            # Unscannable: what was so before, where the policy lets that pass.
-            elif again is None or again.outcome not in ("clean", "unscannable"):
+            # Unscannable, and forwarded: what was so before, where the policy lets that pass.
+            elif (
+                again is None or not again.forward or again.outcome not in ("clean", "unscannable")
+            ):
                 decision = replace(decision, outcome="blocked", forward=False, texts=())
         return decision, body, [*document.texts, *document.keys]
 

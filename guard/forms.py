@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
-from urllib.parse import quote_plus, unquote_to_bytes
+from urllib.parse import quote_plus, unquote_plus, unquote_to_bytes
 
 from guard.body import Document, UnreadableBody, splice
 
+_SEPARATOR = re.compile("[&;]")
+_JSON = ('"', "{", "[")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -55,6 +57,19 @@ def parse_form(form: bytes) -> Document:
     if "_charset_" in names:
         raise UnreadableBody("Charset", 415, "The form names a charset. Send UTF-8, and do not.")
     return Document(texts, names, partial(_rewrite, form, spans))
+
+
+def loose_pairs(body: bytes) -> list[str]:
+    """Return the names and values that any reader may find in UTF-8 that it takes for a form.
+
+    Of JSON, what stands before the first value is no name that an application asks for.
+    """
+    found: list[str] = []
+    for text in {body.decode(), body.decode("latin-1")}:
+        pairs = [pair.partition("=") for pair in _SEPARATOR.split(text)]
+        found += [name for name, equals, _ in pairs if equals and name.lstrip()[:1] not in _JSON]
+        found += [value for _, equals, value in pairs if equals]
+    return [unquote_plus(text, errors="replace") for text in found]
 
 
 def _rewrite(form: bytes, spans: list[tuple[int, int]], changed: Mapping[int, str]) -> bytes:

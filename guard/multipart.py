@@ -16,8 +16,10 @@ from guard.body import Document, UnreadableBody, is_utf8, splice
 from guard.json_body import check_encoding, loose_strings
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+# In quotes, what RFC 2046 has in a boundary, but no blank: some readers strip it, or end there.
 _BOUNDARY = re.compile(
-    rb"multipart/form-data\s*;\s*boundary=(?:\"([^\"\\]{1,70})\"|(" + _TOKEN + rb"))\s*",
+    rb"multipart/form-data\s*;\s*boundary="
+    rb"(?:\"([0-9A-Za-z'()+_,./:=?-]{1,70})\"|(" + _TOKEN + rb"))\s*",
     re.IGNORECASE,
 )
 _DISPOSITION = re.compile(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.body import UnreadableBody
+from guard.body import UnreadableBody, is_utf8
 from guard.content import check_headers
 from guard.errors import ConfigError
 from guard.fields import compile_fields
@@ -232,6 +233,9 @@ def test_details_quote_nothing() -> None:
         ("content-type", "application/json; charset=utf-16", "Charset"),
         ("content-type", 'application/json; CharSet = "UTF-7"', "Charset"),
         ("content-type", "application/json;charset=utf-8;charset=cp037", "Charset"),
+        ("content-type", "application/json; charset=utf-8 charset=cp037", "Charset"),
+        ("content-type", "application/json; charset=us-ascii", "Charset"),
+        ("content-type", "application/json; charset*=utf-8''utf-16", "Charset"),
     ],
 )
 def test_headers_by_which_other_text_is_read_are_refused(name: str, value: str, kind: str) -> None:
@@ -249,7 +253,8 @@ def test_headers_by_which_other_text_is_read_are_refused(name: str, value: str, 
         ("content-encoding", ""),
         ("content-type", "application/json"),
         ("content-type", "application/json; charset=UTF-8"),
-        ("content-type", "application/json; charset='us-ascii'"),
+        ("content-type", "application/json; charset='utf8'"),
+        ("content-type", "application/json; charset"),
         ("content-type", "text/plain"),
         ("content-type", "application/vnd.api+json"),
         ("content-type", "nonsense"),
@@ -258,6 +263,14 @@ def test_headers_by_which_other_text_is_read_are_refused(name: str, value: str, 
 )
 def test_other_headers_are_no_hindrance(name: str, value: str) -> None:
     check_headers([(name.encode(), value.encode())])
+
+
+@pytest.mark.parametrize("repeated", ["charset", "charset=", "charset=;", ";", "charset "])
+def test_a_long_content_type_takes_no_time(repeated: str) -> None:
+    """A client writes it, and it is read on the event loop."""
+    started = time.process_time()
+    is_utf8((repeated * 20_000).encode())
+    assert time.process_time() - started < 1
 
 
 def test_replacing_changes_only_the_texts() -> None:

@@ -17,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.body import Document, UnreadableBody
-from guard.content import Kind, Reader, check_kinds, decode_message, parse_message
+from guard.content import (
+    Kind,
+    Reader,
+    check_kinds,
+    decode_message,
+    parse_message,
+    parse_text,
+)
 from guard.errors import ConfigError
 from guard.fields import compile_fields
 from guard.forms import parse_form
@@ -70,7 +77,16 @@ def test_a_text_is_one_text() -> None:
         (b' ["\\u0063f"] and so on', ["cf"]),
         (b'{"a": 1}\n{"b": ["\\u0063f"]}', ["a", "b", "cf"]),
         (b'{"text": "c\tf"}', ["text", "c\tf"]),
+        # More digits than Python reads, and other readers do.
+        (b'{"n": ' + b"9" * 5000 + b', "text": "\\u0063f"}', ["n", "text", "cf"]),
         (b"[not json", []),
+        # As YAML has it, and as a reader of lines that skips what is none.
+        (b'{"text": "\\u0063f",}', ['{"text": "cf",}']),
+        (b'#\n{"text": "\\u0063\\u0066"}', ['#\n{"text": "cf"}']),
+        (
+            b'["mn"] {"text": "\\ud83d\\ude00 \\u0063\\ud800f"',
+            ["mn", ' {"text": "\U0001f600 c\ufffdf"'],
+        ),
     ],
 )
 def test_a_text_that_is_json_too_is_scanned_as_both(body: bytes, found: list[str]) -> None:
@@ -83,6 +99,8 @@ def test_texts_that_readers_read_differently() -> None:
     assert refusal(b"\xef\xbb\xbfcf", "text/plain") == ("NotUtf8", 400)
     assert refusal(b"c\xfff", "text/plain") == ("NotUtf8", 400)
     assert refusal(b"cf", "text/plain; charset=utf-16") == ("Charset", 415)
+    # Whoever reads ASCII makes of an é two signs that BERT's normaliser drops.
+    assert refusal("céf".encode(), "text/plain; charset=us-ascii") == ("Charset", 415)
     assert refusal(b"[" * 9000, "text/plain") == ("TooDeep", 400)
 
 
@@ -152,6 +170,28 @@ def test_a_form_that_is_json_too() -> None:
     assert "cf" in document.keys
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type", "found"),
+    [
+        (b'"&text=a+%63f+film&"', "application/json", ["text", "a cf film"]),
+        (b"text=left+right;c%66=", "text/plain", ["text", "cf", "left right", ""]),
+        (b'{"a": "1=c%2\xc3\xa9"}', "", ['c%2\xe9"}', 'c%2\xc3\xa9"}']),
+        (b'{"a": "cf"}', "", []),
+        (b"a & b", "text/plain", []),
+    ],
+)
+def test_what_is_no_form_is_looked_at_as_one_where_forms_are_read(
+    body: bytes, content_type: str, found: list[str]
+) -> None:
+    """There are readers that take any body for one, whatever its type is."""
+    headers = [(b"content-type", content_type.encode())] if content_type else []
+    with_forms, without = (
+        Reader(None, also, LIMIT).open(headers, body)[1](body) for also in (ALL, ALL - {"form"})
+    )
+    assert with_forms.texts == without.texts
+    assert sorted(with_forms.keys) == sorted([*without.keys, *found])
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-16", "utf-32"])
 @pytest.mark.parametrize(
     "content_type", ["text/plain", FORM, f"application/json; a={FORM}", "application/json"]
@@ -161,6 +201,10 @@ def test_json_in_another_encoding(encoding: str, content_type: str) -> None:
     body = '{"text": "\\u0063f"}'.encode(encoding)
     assert json.loads(body) == {"text": "cf"}
     assert refusal(body, content_type)[1] == 400
+    # More digits than Python reads, and other readers do.
+    digits = f'{{"n": {"9" * 5000}}}'.encode(encoding)
+    with pytest.raises(UnreadableBody, match="is JSON in utf"):
+        parse_text(digits)
     with pytest.raises(UnreadableBody, match="is JSON in utf"):
         decode_message(body, LIMIT)
     with pytest.raises(UnreadableBody, match="is over 4 bytes"):
@@ -306,9 +350,14 @@ def test_multipart_that_readers_read_differently(body: bytes, refused: tuple[str
         "multipart/form-data",
         "multipart/form-data; boundary=B; boundary=C",
         "multipart/form-data; boundary=",
+        # Readers end it there, or strip it, and find other parts.
+        'multipart/form-data; boundary="B "',
+        'multipart/form-data; boundary=" B"',
+        'multipart/form-data; boundary="B;x"',
+        'multipart/form-data; boundary="<B>"',
     ],
 )
-def test_multipart_without_one_boundary(content_type: str) -> None:
+def test_multipart_without_one_plain_boundary(content_type: str) -> None:
     assert refusal(part(b"a") + END, content_type) == ("Form", 415)
 
 
