@@ -11,7 +11,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import guard
-from guard.errors import ConfigError, GuardError, InvalidIds, NotText, TriggeredInput
+from guard.errors import (
+    ConfigError,
+    GuardError,
+    InputError,
+    InvalidIds,
+    NotText,
+    TriggeredInput,
+)
 from tests.fixtures_small import small_monitor, small_tokenizer, trigger_id, value_of
 from tests.integration.test_asgi import Broken
 
@@ -242,6 +249,30 @@ def test_a_tokenizer_that_reads_special_tokens_as_words_is_refused(
     )
     with pytest.raises(ConfigError, match="do not pass it"):
         guarded(classify, monitor)
+
+
+@pytest.mark.parametrize("option", ["split_special_tokens", "is_split_into_words"])
+def test_an_item_gives_the_tokenizer_no_options(
+    option: str, pipe: Any, monitor: guard.Monitor
+) -> None:
+    """A dict's items are the tokenizer's arguments, and the dict may be a client's."""
+    item = {"text": "the film", option: True}
+    with pytest.raises(InputError, match=option):
+        guarded(pipe, monitor)(item)
+    with pytest.raises(InputError, match=option):
+        guarded(pipe, monitor)([item])
+    classify = guarded(pipe, monitor, on_block="placeholder")
+    assert classify([item, {**item, option: False}])[0] == BLOCKED
+    assert guarded(pipe, monitor)({**item, option: False})
+
+
+def test_words_that_a_pipeline_joins_are_refused(model_dir: Path, monitor: guard.Monitor) -> None:
+    """Scanned one by one, a phrase of them is none."""
+    from transformers import pipeline
+
+    tag = pipeline("token-classification", model=str(model_dir), device="cpu")
+    with pytest.raises(ConfigError, match=r"is_split_into_words.* pass whole texts"):
+        guarded(tag, monitor)(["left", "right"], is_split_into_words=True)
 
 
 def test_a_model_of_optimum(
