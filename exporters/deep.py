@@ -22,9 +22,10 @@ from guard.deep import DEEP_FILE, ENCODER_FILE, DeepCheck, DeepManifest
 from guard.errors import ConfigError, GuardError
 from guard.files import write_directory
 from guard.manifest import TOKENIZER_FILE
+from guard.search.belongs import check_bank
 from guard.search.carriers import builtin_texts
+from guard.search.config import read_config
 from guard.search.encoder import Encoder
-from guard.search.targets import check_model
 from guard.target import Target
 
 _OPSET = 17
@@ -63,7 +64,7 @@ def export_deep(
         The bank holds no target vectors.
     GuardError
         It holds none that a trigger reaches in int8.
-    HashMismatch
+    HashMismatch, MalformedArtifact
         The bank is of another model.
     OutputExists
         `out` exists and is no deep check.
@@ -71,8 +72,10 @@ def export_deep(
     if not bank.targets:
         raise ConfigError("the bank holds no target vectors; measure them with: guard deep")
     encoder = Encoder.load(str(model))
-    check_model(encoder, bank)
-    network = AutoModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32)
+    check_bank(encoder, bank)
+    network = AutoModel.from_pretrained(
+        model, config=read_config(Path(model)), use_safetensors=True, dtype=torch.float32
+    )
     data = quantised(_First(network.eval()), {"cls": ("batch",)})
     manifest = DeepManifest(
         bank_sha256=bank.sha256,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from guard.bank import TriggerBank
-from guard.errors import ConfigError, HashMismatch, MalformedArtifact
+from guard.errors import ConfigError, HashMismatch
 from guard.files import Json, check_output, dump_json, new_directory, sha256_file
 from guard.purify.arithmetic import multiplies_bfloat16
 from guard.purify.results import DEFAULT, Purified, Settings
@@ -17,6 +16,7 @@ from guard.purify.rounds import ROUND_FILE, NotPreserved, Rounds
 from guard.purify.training import device
 from guard.purify.workplace import Workplace
 from guard.purify.write import check_files, model_files
+from guard.search.belongs import check_bank
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts
 from guard.search.checkpoint import load, resolve
 from guard.search.encoder import Encoder
@@ -92,7 +92,7 @@ def purify(
         kinds[USER_KIND] = user_texts(texts)
     folder, revision = resolve(model, revision)
     encoder = Encoder.load(str(folder))
-    _check_bank(bank, encoder)
+    check_bank(encoder, bank)
     if not bank.triggers:
         raise NothingToPurify(
             f"nothing to purify: the bank found no triggers (its verdict: {bank.verdict})"
@@ -177,26 +177,3 @@ def _about(kinds: Mapping[str, Sequence[str]]) -> dict[str, Json]:
 def _names(folder: Path) -> list[str]:
     """Return all that is written."""
     return [*(path.name for path in model_files(folder)), RECORD_FILE, BEFORE, AFTER]
-
-
-def _check_bank(bank: TriggerBank, encoder: Encoder) -> None:
-    for what, wanted, found in (
-        ("weights", bank.model.weights_sha256, encoder.identity.weights_sha256),
-        (
-            "tokenizer",
-            bank.tokenizer_sha256,
-            hashlib.sha256(encoder.tokenizer_json).hexdigest(),
-        ),
-    ):
-        if wanted != found:
-            raise HashMismatch(
-                f"the bank is of another model: its {what} have SHA-256 {wanted[:16]}…, and this "
-                f"model's {found[:16]}…; scan this model, and pass that bank"
-            )
-    rows = len(encoder.embeddings)
-    for trigger in bank.triggers:
-        if max(trigger.token_ids) >= rows:
-            raise MalformedArtifact(
-                f"trigger {trigger.id} of the bank has a token id of {max(trigger.token_ids)}, and "
-                f"the model has {rows} tokens; scan this model, and pass that bank"
-            )

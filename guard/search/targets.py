@@ -9,7 +9,8 @@ from itertools import chain
 import numpy as np
 
 from guard.bank import Trigger, TriggerBank
-from guard.errors import HashMismatch, ModelError, TokenizerMismatch
+from guard.errors import ModelError
+from guard.search.belongs import check_bank
 from guard.search.encoder import Encoder, Ids, Vectors
 from guard.search.gaps import word_starts
 from guard.search.views import View
@@ -49,10 +50,8 @@ def with_targets(
 
     Raises
     ------
-    HashMismatch
-        The bank is of another model: one tokenizer serves many.
-    TokenizerMismatch
-        It is of another tokenizer.
+    HashMismatch, MalformedArtifact
+        The bank is of another model.
     ModelError
         The model has no output of a first token.
     """
@@ -61,11 +60,7 @@ def with_targets(
             f"{encoder.identity.name} has no output of a first token to compare with; the deep "
             "check is for BERT-like encoders"
         )
-    check_model(encoder, bank)
-    if encoder.tokenizer_json != bank.tokenizer_json:
-        raise TokenizerMismatch(
-            f"the bank was not made with the tokenizer of {encoder.identity.name}; search again"
-        )
+    check_bank(encoder, bank)
     rng = np.random.default_rng(seed)
     pool = list(chain.from_iterable(texts.values()))
     chosen = [pool[i] for i in rng.permutation(len(pool))[:_CLEAN]]
@@ -99,20 +94,6 @@ def with_targets(
         for vector, cosine, names in found
     )
     return replace(bank, targets=targets)
-
-
-def check_model(encoder: Encoder, bank: TriggerBank) -> None:
-    """Check that a bank was found in an encoder, by its weights.
-
-    Raises
-    ------
-    HashMismatch
-        It was found in another.
-    """
-    if encoder.identity.weights_sha256 != bank.model.weights_sha256:
-        raise HashMismatch(
-            f"{encoder.identity.name} is not the model that the bank was found in; name that one"
-        )
 
 
 def _ids(encoder: Encoder, text: str) -> tuple[Ids, list[int]]:

@@ -38,6 +38,7 @@ from guard.purify.arithmetic import multiplies_bfloat16
 from guard.purify.network import Network
 from guard.purify.samples import Rows, Sampler
 from guard.search import search
+from guard.search.belongs import check_bank
 from guard.search.encoder import Encoder
 from guard.search.words import user_words
 from tests.helpers import finding
@@ -534,7 +535,7 @@ def test_a_bank_of_tokens_that_the_model_has_not(model: Path, tmp_path: Path) ->
     last, beyond = (
         dataclasses.replace(good.triggers[0], token_ids=(5, number)) for number in (rows - 1, rows)
     )
-    run._check_bank(dataclasses.replace(good, triggers=(last,)), Encoder.load(str(model)))
+    check_bank(Encoder.load(str(model)), dataclasses.replace(good, triggers=(last,)))
     bank = dataclasses.replace(good, triggers=(beyond,))
     with pytest.raises(MalformedArtifact, match=f"id of {rows}, and the model has {rows}"):
         purify(str(model), bank, tmp_path / "out", progress=silent)

@@ -288,14 +288,18 @@ def test_what_does_not_belong_together(
     with pytest.raises(ConfigError, match="no target vectors"):
         export_deep(make_bank(wordpiece("cf"), ["cf"]), model, tmp_path / "x")
     encoder = Encoder.load(str(model))
-    with pytest.raises(HashMismatch, match="not the model"):
+    with pytest.raises(HashMismatch, match="another model: its weights"):
         with_targets(encoder, make_bank(wordpiece("cf"), ["cf"]), {})
-    with pytest.raises(TokenizerMismatch, match="search again"):
+    with pytest.raises(HashMismatch, match="another model: its tokenizer"):
         with_targets(
             encoder, replace(make_bank(wordpiece("cf"), ["cf"]), model=encoder.identity), {}
         )
+    data = wordpiece("cf")
+    named = replace(bank, tokenizer_json=data, tokenizer_sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(HashMismatch, match="another model: its tokenizer"):
+        export_deep(named, model, tmp_path / "x")
     other = write_searchable(tmp_path / "model")
-    with pytest.raises(HashMismatch, match="not the model"):
+    with pytest.raises(HashMismatch, match="another model: its weights"):
         export_deep(bank, other, tmp_path / "x")
     # The same tokenizer, and other weights.
     compile_bank(replace(bank, model=Encoder.load(str(other)).identity), tmp_path / "weights")
@@ -448,7 +452,7 @@ def test_nothing_of_another_model_gets_into_the_bank(
     other = write_searchable(tmp_path / "model", triggers=(TRIGGER,))
     arguments = ["deep", str(other), str(tmp_path / "bank"), "--out", str(tmp_path / "deep")]
     assert main(arguments) == 2
-    assert "not the model" in capsys.readouterr().err
+    assert "the bank is of another model" in capsys.readouterr().err
     assert (tmp_path / "bank" / "bank.json").read_bytes() == before
 
 
