@@ -26,6 +26,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from guard.errors import ModelError
 from guard.files import dump_json, write_directory
 from guard.pipelines import tokenizer_json
+from guard.search.config import read_config
 
 MODEL_FILE = "model.onnx"
 CERTIFICATE_FILE = "parity.json"
@@ -90,6 +91,7 @@ def export_classifier(
         # Whatever they are stored in: what is exported computes in float32.
         model, info = AutoModelForSequenceClassification.from_pretrained(
             model_dir,
+            config=read_config(model_dir),
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,

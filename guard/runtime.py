@@ -10,6 +10,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from guard.errors import MalformedArtifact
+from guard.expansion import check_expansion
 from guard.manifest import ONNX_FILE, TOKENIZER_FILE
 from guard.matcher import check_graph
 from guard.reading import failed
@@ -21,8 +22,9 @@ def load_tokenizer(data: bytes) -> Tokenizer:
     Raises
     ------
     MalformedArtifact
-        It cannot be loaded, or tokenises at random.
+        It cannot be loaded, makes texts very much longer, or tokenises at random.
     """
+    check_expansion(data)
     try:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except BaseException as error:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -19,6 +18,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from guard.purify.samples import Rows
+from guard.search.checkpoint import safe_weights
+from guard.search.config import read_config
 from guard.search.encoder import Ids
 
 Views = dict[str, torch.Tensor]
@@ -43,13 +44,17 @@ class Network:
 
     def __init__(self, folder: Path) -> None:
         with _quiet():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = read_config(folder)
             self._classifies = any(
                 name.endswith("ForSequenceClassification") for name in config.architectures or ()
             )
             kind = AutoModelForSequenceClassification if self._classifies else AutoModel
             self.model: PreTrainedModel = kind.from_pretrained(
-                folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+                folder,
+                config=config,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
             )
         self.model.eval().requires_grad_(False)
         self._stored = _stored(folder, self.model.base_model)
@@ -124,7 +129,7 @@ def _stored(folder: Path, base: torch.nn.Module) -> dict[str, str]:
     wanted = set(base.state_dict())
     prefix = f"{base.base_model_prefix}."
     found: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in safe_weights(folder):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118
                 name = key.removeprefix(prefix)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from guard.errors import ArtifactError
 from guard.files import Json, dump_json, parse_json, read_bounded
+from guard.search.checkpoint import safe_weights
 
 _SEED_FILE = "seed.json"
 _MAX_BYTES = 1 << 20
@@ -105,7 +106,7 @@ class Workplace:
 def _weights(folder: Path) -> int:
     """Return how many numbers a model's files hold; files may hold them in half precision."""
     count = 0
-    for path in folder.glob("*.safetensors"):
+    for path in safe_weights(folder):
         with safe_open(path, framework="pt") as file:
             count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
     return count

@@ -11,14 +11,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from guard.errors import ArtifactError, ModelError
-from guard.search.checkpoint import SAFE
+from guard.search.checkpoint import SAFE, safe_weights
 
 # Of a model's files, those that decide what it computes.
 _NEEDED = ("*.safetensors*", "config.json", "*token*.json", "*vocab*", "merges.txt", "*.model")
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files that a model is loaded from; code and pickles are none.
+    """Return the files that a model is loaded from; code, pickles and other weights are none.
 
     Nor are links that lead out of the directory: a model's author could name any file of the user
     there, who publishes it with the copy.
@@ -76,9 +76,11 @@ def _safe(folder: Path) -> dict[Path, bool]:
     # In the hub's cache, the files of a snapshot are links to the blobs beside it.
     if real.parent.name == "snapshots":
         homes.append(real.parent.with_name("blobs"))
+    # Others may hold what the model does, backdoor and all, for whoever loads them.
+    loaded = safe_weights(folder)
     return {
         path: any(path.resolve().is_relative_to(home) for home in homes)
         for pattern in SAFE
         for path in folder.glob(pattern)
-        if path.is_file()
+        if path.is_file() and (path in loaded or path.suffix != ".safetensors")
     }

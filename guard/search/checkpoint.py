@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -26,7 +26,10 @@ from transformers.utils import logging as transformers_logging
 
 from guard.bank import ModelIdentity
 from guard.errors import ConfigError, ModelError
-from guard.files import sha256_file
+from guard.expansion import check_expansion
+from guard.files import read_bounded, sha256_file
+from guard.manifest import LIMITS, TOKENIZER_FILE
+from guard.search.config import read_config
 from guard.search.fit import check_outputs, check_weights, classes, views_of
 from guard.search.served import beside, told
 from guard.search.tokenizer import affixes, check_tokenizer, remade
@@ -92,7 +95,10 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
     """
     folder, revision, weights = _locate(name, revision, allow_pickle=allow_pickle)
     with _loading(name):
-        config = _config(folder)
+        config = read_config(folder)
+        if (path := folder / TOKENIZER_FILE).is_file():
+            # Before it is loaded, which already has it write.
+            check_expansion(read_bounded(path, LIMITS[TOKENIZER_FILE]))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # Before it is loaded, which writes there what it is loaded in.
         stored = _stored(config, weights)
@@ -150,7 +156,7 @@ def load_classifier(
     """
     folder, _, weights = _locate(name, revision, allow_pickle=allow_pickle)
     with _loading(name):
-        config = _config(folder)
+        config = read_config(folder)
         if not classes(config):
             return None
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -169,13 +175,6 @@ def load_classifier(
         )
     result: PreTrainedModel = model.eval().requires_grad_(False)
     return result
-
-
-def _config(folder: Path) -> PretrainedConfig:
-    config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    # Outputs are read by their names, whatever the file says of those who call the model.
-    config.return_dict, config.torchscript = True, False
-    return config
 
 
 @contextmanager
@@ -206,9 +205,7 @@ def _locate(
             f"{name} holds an adapter (adapter_config.json), and whether it is served depends on "
             "how it is loaded. Merge it into the weights, and save those"
         )
-    # Beside one of this name, transformers reads no other.
-    whole = folder / "model.safetensors"
-    if weights := [whole] if whole.is_file() else sorted(folder.glob("*.safetensors")):
+    if weights := safe_weights(folder):
         return folder, revision, weights
     pickled = sorted(path for glob in _PICKLED for path in folder.glob(glob))
     if not pickled:
@@ -223,6 +220,32 @@ def _locate(
             "--allow-pickle if you trust their author"
         )
     return folder, revision, pickled
+
+
+def safe_weights(folder: Path) -> list[Path]:
+    """Return the safetensors in a directory that transformers loads a model from.
+
+    Raises
+    ------
+    ModelError
+        There is a list of them, and it is none, or names others.
+    """
+    whole = folder / "model.safetensors"
+    # Beside one of this name, it reads no other.
+    if whole.is_file():
+        return [whole]
+    there = {path.name: path for path in folder.glob("*.safetensors")}
+    index = folder / f"{whole.name}.index.json"
+    if not index.is_file():
+        return sorted(there.values())
+    try:
+        named = {*json.loads(index.read_bytes())["weight_map"].values()}
+        return sorted(there[name] for name in named)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{index} is no list of the safetensors beside it. Pass the directory that "
+            "save_pretrained() wrote"
+        ) from error
 
 
 def resolve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,33 @@ def test_old_names_shards_and_half_precision(tmp_path: Path) -> None:
     assert written.keys() == tensors.keys()
     assert {tensor.dtype for tensor in written.values()} == {torch.float16}
     assert torch.equal(written["bert.embeddings.LayerNorm.gamma"], torch.full((32,), 2.0).half())
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "zz.safetensors"])
+def test_weights_that_nobody_loads_are_neither_trained_nor_copied(
+    name: str, tmp_path: Path
+) -> None:
+    """Under other names, they would have those that are loaded stay as they are."""
+    folder, out = write_tiny(tmp_path / "model"), tmp_path / "out"
+    out.mkdir()
+    own = load_file(folder / "model.safetensors")
+    others = {f"bert.{key}": tensor for key, tensor in own.items()}
+    save_file(others, folder / name, metadata={"format": "pt"})
+    write_model(folder, out, shifted(Network(folder)))
+    written = load_file(out / "model.safetensors")
+    assert not any(torch.equal(written[key], own[key]) for key in own if "position_ids" not in key)
+    assert not (out / name).exists()
+
+
+@pytest.mark.parametrize("setting", [{"return_dict": False}, {"torchscript": True}])
+def test_a_config_that_has_outputs_without_names(setting: dict[str, bool], tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    named = Network(folder).views(ROWS)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **setting}))
+    again = Network(folder).views(ROWS)
+    assert named.keys() == again.keys()
+    assert all(torch.equal(named[view], again[view]) for view in named)
 
 
 def test_an_outsized_embedding_is_brought_down(tmp_path: Path) -> None:

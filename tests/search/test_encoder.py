@@ -259,7 +259,30 @@ def test_a_missing_shard(directory: Path) -> None:
     (directory / WEIGHTS).unlink()
     model.save_pretrained(directory, max_shard_size="10KB")
     sorted(directory.glob("*.safetensors"))[0].unlink()
-    refused(directory, "can't be loaded")
+    refused(directory, "is no list of the safetensors beside it")
+
+
+def test_a_list_of_shards_says_which_are_read(directory: Path) -> None:
+    whole = (directory / WEIGHTS).read_bytes()
+    model = make_model("bert", len(wordpiece()))
+    (directory / WEIGHTS).unlink()
+    model.save_pretrained(directory, max_shard_size="10KB")
+    before = Encoder.load(str(directory)).identity.weights_sha256
+    (directory / "stray.safetensors").write_bytes(whole)
+    encoder = Encoder.load(str(directory))
+    assert encoder.identity.weights_sha256 == before
+    (line,) = encoder.otherwise
+    assert line.startswith("weights in other files: stray.safetensors;")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 10_000, '{"weight_map": {"a": "../model.safetensors"}}']
+)
+def test_a_list_of_shards_that_is_none(text: str, directory: Path) -> None:
+    """Or of one that lies elsewhere, which is loaded, and would be hashed by nobody."""
+    (directory / WEIGHTS).rename(directory.parent / WEIGHTS)
+    (directory / f"{WEIGHTS}.index.json").write_text(text)
+    refused(directory, "is no list of the safetensors beside it")
 
 
 def test_loading_leaves_the_logging_of_transformers_alone(directory: Path) -> None:
@@ -576,6 +599,34 @@ def test_a_config_with_code(directory: Path) -> None:
     )
     refused(directory, "can't be loaded")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"_attn_implementation": "evil/kernel"},
+        {"attn_implementation": {"": "paged|evil/kernel@main:attention"}},
+        {"text_config": {"_attn_implementation": "evil/kernel"}},
+    ],
+    ids=["own", "of each part", "of a part"],
+)
+def test_a_config_with_code_of_the_hub(setting: dict[str, Any], directory: Path) -> None:
+    """Where the package ``kernels`` is, transformers runs it without being asked to trust it."""
+    edit(directory / "config.json", **setting)
+    refused(directory, "can't be loaded: config.json names code of the hub")
+
+
+def test_a_config_that_some_versions_read_another_for(directory: Path) -> None:
+    edit(directory / "config.json", configuration_files=["config.4.0.0.json"])
+    refused(directory, r"names another config \(configuration_files\)")
+
+
+def test_attention_is_computed_by_transformers_itself(directory: Path) -> None:
+    """Whatever the config has for machines with a graphics processor."""
+    ids = np.arange(5, 15)[np.newaxis]
+    plain = Encoder.load(str(directory)).read(ids)["cls"]
+    edit(directory / "config.json", _attn_implementation="flash_attention_2")
+    assert np.array_equal(Encoder.load(str(directory)).read(ids)["cls"], plain)
 
 
 def test_no_tokenizer(directory: Path) -> None:
