@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from exporters.monitor import compile_bank
+from guard.body import Document
+from guard.engine import Engine
 from guard.errors import (
     ConfigError,
     DeadlinePassed,
@@ -399,3 +402,21 @@ def test_ids_are_scanned_and_never_stripped() -> None:
     clean = monitor._tokenizer.encode("the film").ids
     decision = decide(monitor, Policy(), (), [Ids(tuple(clean)), Ids((-1,))])
     assert decision.outcome == "unscannable"
+
+
+@pytest.mark.parametrize(
+    ("on_unscannable", "outcome"), [("block", "blocked"), ("allow", "stripped")]
+)
+def test_what_stripping_makes_of_a_body_is_held_to_the_policy(
+    on_unscannable: OnUnscannable, outcome: str
+) -> None:
+    """A body may be unscannable only then, as what is JSON without a trigger before it."""
+    policy = Policy(action="strip", on_unscannable=on_unscannable)
+    engine = Engine(small_monitor(), policy, front="test", registry=CollectorRegistry())
+
+    def read(body: bytes) -> Document:
+        text = body.decode() if b"cf" in body else UNSCANNABLE
+        return Document([text], [], lambda changed: changed[0].encode())
+
+    decision, _, _ = engine.evaluate_body(b"the cf film", read)
+    assert (decision.outcome, decision.forward) == (outcome, on_unscannable == "allow")
