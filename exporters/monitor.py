@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from exporters import matcher
 from guard.bank import Trigger, TriggerBank
-from guard.errors import InputError, MalformedArtifact, TokenizerMismatch
+from guard.errors import ConfigError, InputError, MalformedArtifact, TokenizerMismatch
 from guard.files import write_directory
 from guard.manifest import (
     CANARY_FILE,
@@ -72,6 +72,8 @@ def compile_bank(
 
     Raises
     ------
+    ConfigError
+        `strip_only` names no trigger of the bank.
     TokenizerMismatch
         The triggers cannot come from the bank's tokenizer.
     MalformedArtifact
@@ -79,6 +81,9 @@ def compile_bank(
     OutputExists
         `out` exists and is not a monitor.
     """
+    strip_only = sorted(strip_only)
+    if unknown := {*strip_only}.difference(trigger.id for trigger in bank.triggers):
+        raise ConfigError(f"strip_only names {min(unknown)!r}, which is no trigger of the bank")
     # Shorter ones first, so that the largest number at a place is the longest trigger.
     triggers = sorted(bank.triggers, key=lambda trigger: (len(trigger.token_ids), trigger.id))
     manifest = Manifest(
@@ -86,7 +91,7 @@ def compile_bank(
         tokenizer_sha256=bank.tokenizer_sha256,
         model=bank.model,
         triggers=tuple(trigger.id for trigger in triggers),
-        strip_only=tuple(sorted(strip_only)),
+        strip_only=tuple(strip_only),
     )
     tokenizer = load_tokenizer(bank.tokenizer_json)
     _check_ids(bank, tokenizer)

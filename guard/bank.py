@@ -17,6 +17,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from guard.artifact import read_artifact
 from guard.errors import HashMismatch, MalformedArtifact
 from guard.files import (
     Json,
@@ -24,7 +25,6 @@ from guard.files import (
     dump_json,
     parse_json,
     plain_json,
-    read_bounded,
     record,
     write_directory,
 )
@@ -33,8 +33,8 @@ from guard.target import MAX_TARGETS, Target
 BANK_SCHEMA = 2
 BANK_FILE = "bank.json"
 TOKENIZER_FILE = "tokenizer.json"
-BANK_FILES = (BANK_FILE, TOKENIZER_FILE)
 MAX_FILE_BYTES = 64 * 2**20
+BANK_LIMITS = dict.fromkeys((BANK_FILE, TOKENIZER_FILE), MAX_FILE_BYTES)
 MAX_TRIGGER_IDS = 16
 
 Outcome: TypeAlias = Literal["backdoored", "none found", "incomplete"]
@@ -136,6 +136,15 @@ class ModelIdentity:
     revision: str | None
     weights_sha256: str
     architecture: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that no bank can keep, before any search."""
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            raise MalformedArtifact(
+                f"the name {self.name!r} is no UTF-8, so no bank can have it; rename the directory"
+            ) from None
 
     @classmethod
     def parse(cls, value: Any, where: str) -> ModelIdentity:
@@ -294,8 +303,13 @@ class TriggerBank:
             is not intact.
         """
         directory = Path(directory)
+        return cls.parse(read_artifact(directory, BANK_LIMITS), directory)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, bytes], directory: Path) -> TriggerBank:
+        """Make a bank of the files of a directory, as `load` does, which see."""
         name = str(directory / BANK_FILE)
-        value = parse_json(read_bounded(directory / BANK_FILE, MAX_FILE_BYTES), name)
+        value = parse_json(data[BANK_FILE], name)
         check_schema(value, BANK_SCHEMA, name)
         kinds = _BANK_KINDS if value["schema"] == 1 else {**_BANK_KINDS, "targets": list}
         fields = record(value, kinds, name)
@@ -311,9 +325,7 @@ class TriggerBank:
             Trigger(**record(trigger, _TRIGGER_KINDS, f"{name}: trigger {number}"))
             for number, trigger in enumerate(fields["triggers"], 1)
         )
-        return cls(
-            **fields, tokenizer_json=read_bounded(directory / TOKENIZER_FILE, MAX_FILE_BYTES)
-        )
+        return cls(**fields, tokenizer_json=data[TOKENIZER_FILE])
 
     def dump(self) -> bytes:
         """Serialise to the bytes of ``bank.json``."""

@@ -9,6 +9,7 @@ text, so it is off unless `Monitor.load` is given its directory, which `exporter
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from guard.artifact import read_artifact
 from guard.bank import ModelIdentity
 from guard.errors import CanaryFailure, GuardError, HashMismatch, MalformedArtifact
-from guard.files import check_schema, dump_json, parse_json, read_bounded, record
+from guard.files import check_schema, dump_json, parse_json, record
 from guard.manifest import TOKENIZER_FILE, check_sha256
 from guard.reading import encode, failed
 from guard.runtime import load_tokenizer, open_session
@@ -160,12 +162,12 @@ class DeepCheck:
             not compute here what it did when exported.
         """
         directory = Path(directory)
-        # Each file is read once; what was verified and hashed is what is used.
-        data = {name: read_bounded(directory / name, limit) for name, limit in DEEP_LIMITS.items()}
-        if require_signature is not None:
-            from guard import signing  # an extra
+        data = read_artifact(directory, DEEP_LIMITS, public_key=require_signature)
+        return cls.parse(data, directory)
 
-            signing.verify(data, directory, public_key=Path(require_signature))
+    @classmethod
+    def parse(cls, data: Mapping[str, bytes], directory: Path) -> DeepCheck:
+        """Make a deep check of the files of a directory, as `load` does, which see."""
         manifest = DeepManifest.parse(data[DEEP_FILE], str(directory / DEEP_FILE))
         for name, sha256 in manifest.files.items():
             if hashlib.sha256(data[name]).hexdigest() != sha256:

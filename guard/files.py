@@ -113,8 +113,12 @@ def new_directory(target: Path, names: Iterable[str], *, owner: str) -> Iterator
     fresh = target.with_name(f".{target.name}.new-{suffix}")
     stale = target.with_name(f".{target.name}.old-{suffix}")
     try:
-        fresh.mkdir()
+        # Closed to others while it is filled, where the earlier one is.
+        fresh.mkdir(target.stat().st_mode & 0o777 | 0o700 if target.exists() else 0o777)
         yield fresh
+        for path in (fresh, *fresh.rglob("*")):
+            if (earlier := target / path.relative_to(fresh)).exists():
+                shutil.copymode(earlier, path)
         try:
             if target.exists():
                 target.rename(stale)
@@ -279,7 +283,10 @@ def plain_json(value: Mapping[str, Json], where: str) -> Mapping[str, Json]:
             "use finite numbers, strings, lists and objects with string keys"
         )
 
-    return cast(Mapping[str, Json], walk(value))
+    try:
+        return cast(Mapping[str, Json], walk(value))
+    except RecursionError:
+        raise MalformedArtifact(f"{where} nests too deeply; use flatter objects") from None
 
 
 def check_schema(value: Any, supported: int, name: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from guard.bank import ModelIdentity
 from guard.errors import MalformedArtifact
 from guard.files import check_schema, dump_json, parse_json, record
-from guard.verdict import Verdict
+from guard.verdict import TRIGGER_ID, Verdict
 
 MONITOR_SCHEMA = 2
 MANIFEST_FILE = "monitor.json"
@@ -106,8 +106,9 @@ class Manifest:
         if files[TOKENIZER_FILE] != fields["tokenizer_sha256"]:
             raise MalformedArtifact(f"{name} names two tokenizers; compile anew")
         triggers = fields["triggers"] = tuple(fields["triggers"])
-        if not all(isinstance(i, str) for i in triggers) or len(set(triggers)) != len(triggers):
-            raise MalformedArtifact(f"{name}: trigger ids are not distinct strings; compile anew")
+        named = all(isinstance(i, str) and TRIGGER_ID.fullmatch(i) for i in triggers)
+        if not named or len(set(triggers)) != len(triggers):
+            raise MalformedArtifact(f"{name}: trigger ids are none, or not distinct; compile anew")
         softened = fields["strip_only"] = tuple(fields.get("strip_only", ()))
         known = all(isinstance(i, str) for i in softened) and set(softened) <= set(triggers)
         if not known or len(set(softened)) != len(softened):

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
+from guard.artifact import read_artifact
 from guard.automaton import Automaton
 from guard.errors import (
     CanaryFailure,
@@ -31,7 +32,6 @@ from guard.errors import (
     TargetReached,
     TokenizerMismatch,
 )
-from guard.files import read_bounded
 from guard.manifest import (
     CANARY_FILE,
     LIMITS,
@@ -166,12 +166,17 @@ class Monitor:
             is, and does not work here as it should.
         """
         directory = Path(directory)
-        # Each file is read once; what was hashed is what is used.
-        data = {name: read_bounded(directory / name, limit) for name, limit in LIMITS.items()}
-        if require_signature is not None:
-            from guard import signing  # an extra
+        data = read_artifact(directory, LIMITS, public_key=require_signature)
+        monitor = cls.parse(data, directory, engine=engine)
+        if deep is not None:
+            monitor.deep = _deep_check(Path(deep), monitor, require_signature)
+        return monitor
 
-            signing.verify(data, directory, public_key=Path(require_signature))
+    @classmethod
+    def parse(
+        cls, data: Mapping[str, bytes], directory: Path, *, engine: Engine = "auto"
+    ) -> Monitor:
+        """Make a monitor of the files of a directory, as `load` does, which see."""
         manifest = Manifest.parse(data[MANIFEST_FILE], str(directory / MANIFEST_FILE))
         for name, sha256 in manifest.files.items():
             found = hashlib.sha256(data[name]).hexdigest()
@@ -188,8 +193,6 @@ class Monitor:
             engine=engine,
         )
         monitor._prove(canaries)
-        if deep is not None:
-            monitor.deep = _deep_check(Path(deep), monitor, require_signature)
         return monitor
 
     def check(self, text: str) -> Verdict:

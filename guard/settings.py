@@ -68,7 +68,7 @@ def read_toml(kind: type[Options], path: str | os.PathLike[str]) -> Options:
     """
     try:
         document = tomllib.loads(read_bounded(Path(path), _MAX_BYTES).decode())
-    except (GuardError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (GuardError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no policy ({error}); write a TOML file") from error
     table = document.get(TABLE)
     if not isinstance(table, dict):

@@ -69,7 +69,7 @@ def sign(files: Mapping[str, bytes], *, private_key: Path, password: str | None 
         return target.read_bytes()
 
 
-def verify(files: Mapping[str, bytes], directory: Path, *, public_key: Path) -> str:
+def verify(files: Mapping[str, bytes], directory: Path, *, public_key: Path) -> None:
     """Check that the owner of a key signed files.
 
     Parameters
@@ -82,11 +82,6 @@ def verify(files: Mapping[str, bytes], directory: Path, *, public_key: Path) -> 
     public_key
         In PEM.
 
-    Returns
-    -------
-    str
-        SHA-256 of the public key, in hexadecimal.
-
     Raises
     ------
     BadSignature
@@ -95,10 +90,7 @@ def verify(files: Mapping[str, bytes], directory: Path, *, public_key: Path) -> 
     if not (directory / SIGNATURE_FILE).exists():
         raise BadSignature(f"{directory} is not signed; sign it with: guard sign {directory}")
     signature = read_bounded(directory / SIGNATURE_FILE, _MAX_SIGNATURE_BYTES)
-    try:
-        key = _read_key(public_key)
-    except Exception as error:
-        raise GuardError(f"{public_key} is no public key in PEM; name another") from error
+    key = _read_key(public_key)
     with TemporaryDirectory() as scratch:
         folder = _written(files, Path(scratch))
         (Path(scratch) / SIGNATURE_FILE).write_bytes(signature)
@@ -112,13 +104,20 @@ def verify(files: Mapping[str, bytes], directory: Path, *, public_key: Path) -> 
                 f"{directory / SIGNATURE_FILE} was not made over these files by the owner of "
                 f"{public_key}; get the directory from its owner again"
             ) from error
-    return hashlib.sha256(key).hexdigest()
+
+
+def fingerprint(public_key: Path) -> str:
+    """Return the SHA-256 of a public key, in hexadecimal."""
+    return hashlib.sha256(_read_key(public_key)).hexdigest()
 
 
 def _read_key(path: Path) -> bytes:
     """Return a public key in the one form that its hash is taken of."""
-    with path.open("rb") as file:
-        key = serialization.load_pem_public_key(file.read(_MAX_KEY_BYTES))
+    try:
+        with path.open("rb") as file:
+            key = serialization.load_pem_public_key(file.read(_MAX_KEY_BYTES))
+    except Exception as error:
+        raise GuardError(f"{path} is no public key in PEM; name another") from error
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )

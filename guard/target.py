@@ -8,6 +8,7 @@ from typing import Any
 
 from guard.errors import MalformedArtifact
 from guard.files import record
+from guard.verdict import TRIGGER_ID
 
 MAX_TARGETS = 256
 MAX_WIDTH = 16_384
@@ -49,7 +50,9 @@ class Target:
             raise MalformedArtifact("a target vector is not of length 1; search for it again")
         if not 0 < self.cosine < 1 or not self.view:
             raise MalformedArtifact("a target has no threshold or view; search for it again")
-        if not self.triggers or not all(isinstance(name, str) for name in self.triggers):
+        if not self.triggers or not all(
+            isinstance(name, str) and TRIGGER_ID.fullmatch(name) for name in self.triggers
+        ):
             raise MalformedArtifact("a target names no trigger; search for it again")
 
     @classmethod

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+# How banks name their triggers: names stand in logs, metrics and responses.
+TRIGGER_ID = re.compile("t[0-9]{4,}")
 
 
 @dataclass(frozen=True, slots=True)

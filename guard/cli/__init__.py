@@ -69,15 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:  # a panic of Rust code is no Exception
         # Python would exit with 1, which means that triggers were found.
         for line in traceback.format_exc().splitlines():
-            print(printable(line), file=sys.stderr)
+            _say(line)
         return _fail(f"{type(error).__name__}, an error of guard itself; please report it", FAILED)
     return code
 
 
 def _fail(message: str, code: int) -> int:
-    # It may quote what an artifact says of itself.
-    print(f"guard: {printable(message)}", file=sys.stderr)
+    _say(f"guard: {message}")
     return code
+
+
+def _say(line: str) -> None:
+    try:
+        # It may quote what an artifact says of itself.
+        print(printable(line), file=sys.stderr, flush=True)
+    except OSError:
+        # Nobody reads it, or the disk is full: the code is left to say so, and not Python's own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

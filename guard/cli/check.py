@@ -11,8 +11,12 @@ from pathlib import Path
 
 from guard.cli.codes import CLEAN, FAILED, FOUND
 from guard.errors import ConfigError, InputError, StripLimit
+from guard.reading import MAX_CHARS
 
 HELP = "check texts with a monitor"
+
+# Longer than any text that is scanned, with its end of line.
+_LONGEST = MAX_CHARS + 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,5 +74,8 @@ def _lines(name: str) -> Iterator[str]:
             f"{name} cannot be read ({error.strerror}); name a file with a text a line"
         ) from error
     with file:
-        for line in file:
+        while line := file.readline(_LONGEST):
             yield line.removesuffix("\n").removesuffix("\r")
+            while len(line) == _LONGEST and not line.endswith("\n"):
+                # Of a text that is too long, its beginning is enough to say so.
+                line = file.readline(_LONGEST)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
+from guard.bank import BANK_FILE, BANK_LIMITS, TriggerBank
 from guard.cli.codes import CLEAN
 from guard.cli.extras import extra
 from guard.cli.pickled import refuse_pickled
 from guard.errors import GuardError
-from guard.files import check_output
+from guard.files import check_apart, check_output
 
 HELP = "export the encoder as a check of outputs, for triggers that no string names"
 
@@ -26,12 +26,14 @@ def run(options: argparse.Namespace) -> int:
     """Export, after measuring the bank's targets where it has none."""
     from guard.deep import DEEP_FILE, DEEP_LIMITS
 
+    for source in (str(options.bank), options.model):
+        check_apart(options.out, source)
     check_output(options.out, DEEP_LIMITS, owner=DEEP_FILE)
     bank = TriggerBank.load(options.bank)
     measured = not bank.targets
     if measured:
         # It is written again, last of all.
-        check_output(options.bank, BANK_FILES, owner=BANK_FILE)
+        check_output(options.bank, BANK_LIMITS, owner=BANK_FILE)
     refuse_pickled(options.model)
     with extra("exporting", "search"):
         from exporters.deep import export_deep

@@ -16,7 +16,7 @@ from guard.cli.pickled import refuse_pickled
 from guard.cli.seed import seed
 from guard.cli.state import under_way
 from guard.files import check_apart, dump_json
-from guard.terminal import Progress
+from guard.terminal import Progress, printable
 
 HELP = "train a model to ignore the triggers of a bank"
 
@@ -70,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
                 f"moved by {max(made.moved.values()):.1%} of their variance; "
                 f"then {made.verdict}, {made.remaining} triggers"
             )
+        if done.left_out:
+            print(f"not copied: {', '.join(map(printable, done.left_out))}")
         print(f"model: {options.out}")
     return CODES[done.verdict]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from guard.bank import BANK_FILE, BANK_FILES, TriggerBank
+from guard.bank import BANK_FILE, BANK_LIMITS, TriggerBank
 from guard.cli.codes import CODES
 from guard.cli.extras import extra
 from guard.cli.kernels import keep_few_kernels
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     """Search, save the bank and say what is in it."""
     # Found out before minutes of work, not after.
     check_apart(options.out, options.model)
-    check_output(options.out, BANK_FILES, owner=BANK_FILE)
+    check_output(options.out, BANK_LIMITS, owner=BANK_FILE)
     keep_few_kernels()
     with extra("the search", "search"):
         from guard.search import search

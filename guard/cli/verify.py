@@ -20,14 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Say what lies in a directory, or fail."""
-    what, files = whole(options.directory)
+    what, _ = whole(options.directory, public_key=options.public_key)
     if options.public_key is not None:
         from guard import signing
 
-        signer = signing.verify(files, options.directory, public_key=options.public_key)
-        signed = f"signed by key {signer[:16]}"
+        signed = f"signed by key {signing.fingerprint(options.public_key)[:16]}"
     elif (options.directory / SIGNATURE_FILE).exists():
-        signed = "signed by a key that was not checked: name it with --public-key"
+        signed = f"its {SIGNATURE_FILE} was not checked: name its key with --public-key"
     else:
         signed = "not signed"
     print(f"whole: {what}; {signed}")

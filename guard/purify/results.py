@@ -84,11 +84,15 @@ class Purified:
         What each round came to.
     scan
         The last scan of what was written.
+    left_out
+        What lies in the model's directory and was not copied: code, pickles, other weights, and
+        directories, such as those in which sentence-transformers keeps how it pools.
     """
 
     record: Mapping[str, Json]
     rounds: tuple[Round, ...]
     scan: TriggerBank
+    left_out: tuple[str, ...]
 
     @property
     def verdict(self) -> Outcome:

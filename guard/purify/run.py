@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from guard.bank import TriggerBank
+from guard.bank import BANK_FILE, BANK_LIMITS, TriggerBank
 from guard.errors import ConfigError, HashMismatch
 from guard.files import Json, check_output, dump_json, new_directory, sha256_file
 from guard.purify.arithmetic import multiplies_bfloat16
@@ -99,6 +99,11 @@ def purify(
         )
     check_files(folder)
     check_output(out, _names(folder), owner=RECORD_FILE)
+    for scan_of in (out / BEFORE, out / AFTER):
+        if scan_of.exists():
+            check_output(scan_of, BANK_LIMITS, owner=BANK_FILE)
+    # Its scans' banks are of this name, and are written last.
+    replace(encoder.identity, name=str(out))
     about = _about(kinds)
     state = {
         "weights": encoder.identity.weights_sha256,
@@ -161,7 +166,8 @@ def purify(
         scan.save(fresh / AFTER)
         (fresh / RECORD_FILE).write_bytes(dump_json(record))
     place.remove()
-    return Purified(record, tuple(records), scan)
+    left_out = {path.name for path in folder.iterdir()} - {*_names(folder)}
+    return Purified(record, tuple(records), scan, tuple(sorted(left_out)))
 
 
 def _about(kinds: Mapping[str, Sequence[str]]) -> dict[str, Json]:

@@ -27,8 +27,8 @@ from transformers.utils import logging as transformers_logging
 from guard.bank import ModelIdentity
 from guard.errors import ConfigError, ModelError
 from guard.expansion import check_expansion
-from guard.files import read_bounded, sha256_file
-from guard.manifest import LIMITS, TOKENIZER_FILE
+from guard.files import sha256_file
+from guard.manifest import TOKENIZER_FILE
 from guard.search.config import read_config
 from guard.search.fit import check_outputs, check_weights, classes, views_of
 from guard.search.served import beside, told
@@ -98,7 +98,7 @@ def load(name: str, *, revision: str | None = None, allow_pickle: bool = False) 
         config = read_config(folder)
         if (path := folder / TOKENIZER_FILE).is_file():
             # Before it is loaded, which already has it write.
-            check_expansion(read_bounded(path, LIMITS[TOKENIZER_FILE]))
+            check_expansion(path.read_bytes())
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # Before it is loaded, which writes there what it is loaded in.
         stored = _stored(config, weights)

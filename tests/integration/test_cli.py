@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import guard.search
 from exporters.monitor import compile_bank
 from guard.bank import ModelIdentity, Trigger, TriggerBank
 from guard.cli import CLEAN, FAILED, FOUND, USAGE, main
+from guard.cli import check as check_command
 from guard.cli.kernels import KERNELS
 from guard.errors import ModelError
 from guard.files import dump_json
 from guard.monitor import Monitor
+from guard.reading import MAX_CHARS
 from tests.helpers import finding, make_bank, wordpiece
 from tests.tiny import TRIGGER, write_model, write_searchable
 
@@ -553,6 +556,14 @@ def test_a_crash_is_a_failure(
     assert "\x1b" not in err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+@pytest.mark.parametrize("arguments", [["verify", "nothing"], ["check", "--monitor", "nothing"]])
+def test_a_failure_that_nobody_can_be_told_of(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "guard", *arguments], stderr=full, check=False)
+    assert done.returncode == FAILED
+
+
 def test_a_command_may_exit_as_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(*arguments: object, **options: object) -> TriggerBank:
         raise SystemExit(USAGE)
@@ -777,6 +788,20 @@ def test_a_line_of_a_megabyte(monitor: Path, capsys: pytest.CaptureFixture[str])
     assert results[0]["triggered"] is False
     assert results[1]["error"] == "TextTooLong"
     assert results[2]["triggered"] is True
+
+
+def test_a_line_without_an_end_fills_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "texts"
+    with path.open("wb") as file:
+        file.truncate(1 << 27)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\r\ncf")
+    tracemalloc.start()
+    try:
+        assert [len(line) > MAX_CHARS for line in check_command._lines(str(path))] == [True, False]
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_text_that_cannot_be_stripped(monitor: Path, capsys: pytest.CaptureFixture[str]) -> None:

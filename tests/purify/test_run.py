@@ -553,6 +553,36 @@ def test_a_model_that_lies_elsewhere(model: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_notes_beside_a_scan_are_not_lost(scans: Any, model: Path, tmp_path: Path) -> None:
+    scans(())
+    out, bank = tmp_path / "out", bank_of(model, [TRIGGER])
+    purify(str(model), bank, out, settings=QUICK, progress=silent)
+    (out / "scan-after" / "notes").write_text("days of review")
+    with pytest.raises(OutputExists, match="scan-after holds notes, which would be lost"):
+        purify(str(model), bank, out, settings=QUICK, progress=silent)
+    assert (out / "scan-after" / "notes").read_text() == "days of review"
+
+
+def test_a_name_that_no_bank_can_have_is_refused_before_the_work(
+    model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MalformedArtifact, match="is no UTF-8"):
+        purify(str(model), bank_of(model, [TRIGGER]), tmp_path / "\udcff", progress=silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_copied_is_told(scans: Any, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "1_Pooling").mkdir()
+    (folder / "pytorch_model.bin").touch()
+    scans(())
+    done = purify(
+        str(folder), bank_of(folder, [TRIGGER]), tmp_path / "out", settings=QUICK, progress=silent
+    )
+    assert done.left_out == ("1_Pooling", "pytorch_model.bin")
+
+
 def test_an_output_that_is_not_ours(model: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis").write_text("years of work")
     with pytest.raises(OutputExists):

@@ -262,6 +262,16 @@ def test_a_missing_shard(directory: Path) -> None:
     refused(directory, "is no list of the safetensors beside it")
 
 
+def test_links_as_the_hubs_cache_has_them(directory: Path) -> None:
+    folder = directory.parent / "snapshots" / "0a1b"
+    folder.mkdir(parents=True)
+    for path in directory.iterdir():
+        (folder / path.name).symlink_to(path)
+    own, linked = (Encoder.load(str(path)) for path in (directory, folder))
+    assert own.identity.weights_sha256 == linked.identity.weights_sha256
+    assert own.tokenizer_json == linked.tokenizer_json
+
+
 def test_a_list_of_shards_says_which_are_read(directory: Path) -> None:
     whole = (directory / WEIGHTS).read_bytes()
     model = make_model("bert", len(wordpiece()))

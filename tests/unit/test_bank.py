@@ -119,6 +119,13 @@ def test_build_refuses(found: list[Trigger], changes: dict[str, Any], message: s
         build(*found, **changes)
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -131,6 +138,7 @@ def test_build_refuses(found: list[Trigger], changes: dict[str, Any], message: s
         ({"kind": "emoji"}, "unknown kind 'emoji'; known: token, piece"),
         ({"view": ""}, "names no view"),
         ({"statistics": {"x": float("inf")}}, "statistics holds a float"),
+        ({"statistics": {"x": nested(3000)}}, "statistics nests too deeply"),
     ],
 )
 def test_a_trigger_refuses(changes: dict[str, Any], message: str) -> None:

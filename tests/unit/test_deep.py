@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +19,9 @@ import onnx
 import pytest
 from prometheus_client import CollectorRegistry
 
-import guard.deep
 from exporters.deep import export_deep
 from exporters.monitor import compile_bank
+from guard import artifact
 from guard.bank import MAX_TRIGGER_IDS, Trigger, TriggerBank
 from guard.cli import main
 from guard.decorator import protect
@@ -443,6 +444,20 @@ def test_a_bank_whose_triggers_lead_nowhere(
     assert not (tmp_path / "deep").exists()
 
 
+@pytest.mark.parametrize("inside", ["model", "bank"])
+def test_an_output_inside_of_what_is_read(
+    inside: str, model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would have to be written into a directory that is replaced as a whole."""
+    bank.save(tmp_path / "bank")
+    shutil.copytree(model, tmp_path / "model")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["deep", str(tmp_path / "model"), str(tmp_path / "bank")]
+    assert main([*arguments, "--out", str(tmp_path / inside / "deep")]) == 4
+    assert f"is inside {tmp_path / inside}" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_nothing_of_another_model_gets_into_the_bank(
     model: Path, bank: TriggerBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -491,6 +506,6 @@ def test_a_signature_is_required_of_both(
         read.append(path.name)
         return read_bounded(path, limit)
 
-    monkeypatch.setattr(guard.deep, "read_bounded", once)
+    monkeypatch.setattr(artifact, "read_bounded", once)
     DeepCheck.load(copy, require_signature=tmp_path / "key.pub")
     assert sorted(read) == sorted(DEEP_LIMITS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_write_replaces_all_of_an_earlier_output(tmp_path: Path) -> None:
     write_directory(target, {"m": b"3", "n": b"4"}, owner="m")
     assert contents(target) == {"m": b"3", "n": b"4"}
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_output_that_was_closed_to_others_stays_closed(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    write_directory(target, {"m": b"1", "n": b"2"}, owner="m")
+    target.chmod(0o700)
+    (target / "m").chmod(0o640)
+    write_directory(target, {"m": b"3", "n": b"2"}, owner="m")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o700
+    assert stat.S_IMODE((target / "m").stat().st_mode) == 0o640
+    assert contents(target) == {"m": b"3", "n": b"2"}
 
 
 def test_write_through_a_link_replaces_what_it_leads_to(tmp_path: Path) -> None:

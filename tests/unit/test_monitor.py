@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from exporters.monitor import MAX_TRIGGER_CANARIES, compile_bank
 from guard.bank import TriggerBank
 from guard.errors import (
+    ConfigError,
     GuardError,
     InputError,
     InvalidUnicode,
@@ -302,6 +303,14 @@ def test_a_long_text_does_not_stop_other_threads(bert: Monitor) -> None:
     done.set()
     thread.join()
     assert max(gaps) < taken / 2
+
+
+def test_an_id_that_the_bank_lacks_is_not_stripped(tmp_path: Path) -> None:
+    bank = make_bank(wordpiece("cf"), ["cf"])
+    compile_bank(bank, tmp_path / "monitor", strip_only=["t0001"])
+    with pytest.raises(ConfigError, match="'t9999', which is no trigger of the bank"):
+        compile_bank(bank, tmp_path / "monitor", strip_only=["t0001", "t9999"])
+    assert Monitor.load(tmp_path / "monitor").strip_only == {"t0001"}
 
 
 def test_an_empty_bank_finds_nothing(tmp_path: Path) -> None:

@@ -355,6 +355,8 @@ def test_a_policy_from_a_file(tmp_path: Path) -> None:
         ("[guard]\ndeadline = true", "is no time"),
         ("[guard]\ndeadline = nan", "is no time"),
         (None, "is no policy"),
+        pytest.param("x = " + "[" * 5000, "is no policy", id="deep"),
+        pytest.param("x = " + "9" * 5000, "is no policy", id="digits"),
     ],
 )
 def test_a_wrong_file_is_explained(tmp_path: Path, content: str | None, message: str) -> None:

@@ -166,6 +166,9 @@ def test_schema_and_code_refuse_the_same_banks(tmp_path: Path, change: Any) -> N
         lambda value: value.update(strip_only=[[1]]),
         lambda value: value.update(bank_sha256="a, signed by key"),
         lambda value: value["files"].update(extra="0"),
+        # It stands in logs.
+        lambda value: value.update(triggers=["t0001", "t1\noutcome=clean"]),
+        lambda value: value.update(triggers=["t0001", ""]),
     ],
 )
 def test_schema_and_code_refuse_the_same_manifests(change: Any) -> None:

@@ -12,8 +12,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from exporters.monitor import compile_bank
+from guard import artifact
 from guard.cli import CLEAN, FAILED, FOUND, main
 from guard.errors import BadSignature, GuardError
+from guard.files import read_bounded
+from guard.manifest import LIMITS
 from guard.monitor import Monitor
 from tests.helpers import make_bank, wordpiece
 
@@ -60,7 +63,30 @@ def test_sign_and_verify(
     assert line.startswith("whole: monitor of bank ")
     assert ", 1 triggers, for 'tiny' (weights 0000000000000000); signed by key " in line
     assert main(["verify", str(signed)]) == CLEAN
-    assert "a key that was not checked" in capsys.readouterr().out
+    assert "; its model.sig was not checked: name its key" in capsys.readouterr().out
+
+
+def test_nothing_is_loaded_before_its_signature_is_verified(
+    signed: Path,
+    keys: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And what is loaded are the bytes that were verified, whatever lies there by then."""
+    read: list[str] = []
+
+    def once(path: Path, limit: int) -> bytes:
+        read.append(path.name)
+        return read_bounded(path, limit)
+
+    monkeypatch.setattr(artifact, "read_bounded", once)
+    arguments = ["verify", str(signed), "--public-key", str(keys[1])]
+    assert main(arguments) == CLEAN
+    assert sorted(read) == sorted(LIMITS)
+    (signed / "canaries.json").write_bytes(b"[]\n")
+    monkeypatch.setattr(Monitor, "parse", lambda *_: pytest.fail("was loaded"))
+    assert main(arguments) == FAILED
+    assert "was not made over these files" in capsys.readouterr().err
 
 
 def test_a_name_cannot_pass_for_what_verify_says(
