@@ -19,6 +19,7 @@ from guard.fields import Fields, Place, Tree
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _LITERAL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_QUOTE = re.compile("[\"']")
 _ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+")
 
 
@@ -98,7 +99,7 @@ def loose_strings(source: str) -> list[str]:
     except ValueError:
         # And others forgive a flaw, or skip the line: escapes would hide what they read then.
         rest = source[place:]
-        if (plain := _ESCAPES.sub(_unescaped, rest)) != rest:
+        if _QUOTE.search(rest) and (plain := _ESCAPES.sub(_unescaped, rest)) != rest:
             found.append(plain)
     return found
 

@@ -80,6 +80,8 @@ def test_a_text_is_one_text() -> None:
         # More digits than Python reads, and other readers do.
         (b'{"n": ' + b"9" * 5000 + b', "text": "\\u0063f"}', ["n", "text", "cf"]),
         (b"[not json", []),
+        (rb"\u0063\u0066", []),
+        (rb"{text: '\u0063f'}", ["{text: 'cf'}"]),
         # As YAML has it, and as a reader of lines that skips what is none.
         (b'{"text": "\\u0063f",}', ['{"text": "cf",}']),
         (b'#\n{"text": "\\u0063\\u0066"}', ['#\n{"text": "cf"}']),
