@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from guard.bank import TriggerBank
-from guard.errors import GuardError
+from guard.errors import ArtifactError, GuardError
 from guard.files import Json, dump_json
 from guard.purify.arithmetic import multiplies_bfloat16
 from guard.purify.loss import Distance, total
@@ -20,7 +20,7 @@ from guard.purify.network import Network
 from guard.purify.results import Round, Settings
 from guard.purify.samples import Sampler
 from guard.purify.training import Stopping, device, train
-from guard.purify.workplace import Workplace, read
+from guard.purify.workplace import ROUND_FILE, Workplace, read, whole
 from guard.purify.write import write_model
 from guard.search.encoder import Encoder, Ids
 from guard.search.journal import discard
@@ -31,7 +31,7 @@ from guard.search.units import unit_of, vocabulary
 from guard.search.words import encode
 
 # In a round's directory, beside its model.
-ROUND_FILE, SCAN = "round.json", "scan"
+SCAN = "scan"
 
 # Of the texts, those that are not trained on; and how often each length is drawn from them.
 _HELD_OUT_SHARE = 0.1
@@ -109,7 +109,8 @@ class Rounds:
         records: list[Round] = []
         for number in range(1, self._settings.rounds + 1):
             made = self._place.made(number)
-            if not made.is_dir():
+            if not whole(made):
+                shutil.rmtree(made, ignore_errors=True)
                 self._train(number, source, made, sorted(known))
             record = read(made / ROUND_FILE)
             moved = max(record["moved"].values())
@@ -121,10 +122,13 @@ class Rounds:
                 )
             kept = made / SCAN
             lines, left = self._lines(known)
-            if not kept.is_dir():
-                self._scan(number, made, lines, left).save(kept)
+            try:
+                scan = TriggerBank.load(kept)
+            except ArtifactError:
+                shutil.rmtree(kept, ignore_errors=True)
+                scan = self._scan(number, made, lines, left)
+                scan.save(kept)
                 discard(self._place.scan(number))
-            scan = TriggerBank.load(kept)
             records.append(
                 Round(
                     **record,

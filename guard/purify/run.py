@@ -12,9 +12,9 @@ from guard.errors import ConfigError, HashMismatch
 from guard.files import Json, check_output, dump_json, new_directory, sha256_file
 from guard.purify.arithmetic import multiplies_bfloat16
 from guard.purify.results import DEFAULT, Purified, Settings
-from guard.purify.rounds import ROUND_FILE, NotPreserved, Rounds
+from guard.purify.rounds import NotPreserved, Rounds
 from guard.purify.training import device
-from guard.purify.workplace import Workplace
+from guard.purify.workplace import ROUND_FILE, Workplace
 from guard.purify.write import check_files, model_files
 from guard.search.belongs import check_bank
 from guard.search.carriers import USER_KIND, builtin_texts, user_texts

@@ -7,15 +7,18 @@ import math
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from guard.errors import ArtifactError
+from guard.errors import ArtifactError, MalformedArtifact, ModelError
 from guard.files import Json, dump_json, parse_json, read_bounded
 from guard.search.checkpoint import safe_weights
 
+# In a round's directory, beside its model.
+ROUND_FILE = "round.json"
 _SEED_FILE = "seed.json"
 _MAX_BYTES = 1 << 20
 # Copies of the weights on the disk at a time, in single precision: moments, best and last ones in a
@@ -60,16 +63,17 @@ class Workplace:
         # A removal may have been cut short.
         shutil.rmtree(self._removed, ignore_errors=True)
         kept = self._folder / _SEED_FILE
-        if not kept.is_file():
+        if (known := _seed(kept)) is None:
             # What lies there without a seed is of no run that can be gone on with.
             if self._folder.is_dir():
                 shutil.rmtree(self._folder)
             self._folder.mkdir(parents=True)
             self._need(4 * _COPIES * _weights(folder))
+            known = secrets.randbits(32) if seed is None else seed
             fresh = kept.with_suffix(".new")
-            fresh.write_bytes(dump_json({"seed": secrets.randbits(32) if seed is None else seed}))
+            fresh.write_bytes(dump_json({"seed": known}))
             fresh.replace(kept)
-        self.seed: int = read(kept)["seed"]
+        self.seed: int = known
 
     def made(self, number: int) -> Path:
         """Return the directory of a round, which is there once its model is."""
@@ -101,6 +105,28 @@ class Workplace:
                 f"{self._folder.parent} has {free >> 20} MiB left, and purifying takes up to "
                 f"{room >> 20}; make room, or choose another output"
             )
+
+
+def whole(made: Path) -> bool:
+    """Whether a round's directory is there, and is what was written.
+
+    What a disk that lost power has of it is made anew.
+    """
+    try:
+        read(made / ROUND_FILE)
+        for path in safe_weights(made):
+            with safe_open(path, framework="pt"):
+                pass
+    except (MalformedArtifact, ModelError, SafetensorError):
+        return False
+    return True
+
+
+def _seed(kept: Path) -> int | None:
+    with suppress(MalformedArtifact):
+        seed: int = read(kept)["seed"]
+        return seed
+    return None
 
 
 def _weights(folder: Path) -> int:

@@ -422,6 +422,44 @@ def test_a_processor_of_which_torch_says_nothing(monkeypatch: pytest.MonkeyPatch
     assert not multiplies_bfloat16(torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("seed.json", True),
+        ("round-1/round.json", True),
+        ("round-1/model.safetensors", True),
+        ("round-1/scan/bank.json", False),
+    ],
+)
+def test_what_a_disk_that_lost_power_has_of_a_run_is_made_anew(
+    name: str, again: bool, model: Path, scans: Any, tmp_path: Path
+) -> None:
+    bank = bank_of(model, [TRIGGER])
+
+    def stop(step: str, done: int, total: int) -> None:
+        if step == "round 2, training":
+            raise KeyboardInterrupt
+
+    scans((COMMON,))
+    with pytest.raises(KeyboardInterrupt):
+        purify(str(model), bank, tmp_path / "out", seed=1, settings=QUICK, progress=stop)
+    (place,) = tmp_path.iterdir()
+    (place / name).write_bytes(b"")
+    seen: list[str] = []
+    seeds = scans(())
+    purify(
+        str(model),
+        bank,
+        tmp_path / "out",
+        seed=1,
+        settings=QUICK,
+        progress=lambda step, done, total: seen.append(step),
+    )
+    assert ("round 1, training" in seen) == again
+    assert len(seeds) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_place_without_a_seed_is_emptied(model: Path, scans: Any, tmp_path: Path) -> None:
     """Whatever left it there: its rounds may be of another seed."""
     bank = bank_of(model, [TRIGGER])
