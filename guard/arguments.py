@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, TypeAlias
 
-from guard.errors import ConfigError, NotText
+from guard.errors import ConfigError, InputError, NotText
+from guard.otherwise import otherwise
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
@@ -117,6 +118,7 @@ class Texts:
         )
 
     def _look(self, place: Place, args: Args, kwargs: Kwargs) -> None:
+        _check(kwargs)
         declared = False
         for position, value in enumerate(args[place.bound :], place.bound):
             strict = place.position is not None and (
@@ -146,6 +148,7 @@ class Texts:
                 self.texts.append(value)
                 self.items.append(item)
         elif isinstance(value, Mapping):
+            _check(value)
             fixed = fixed or not isinstance(value, dict)
             for key, below in value.items():
                 self._take(key, False, item, fixed=True)
@@ -162,6 +165,12 @@ class Texts:
     def _fix(self, value: Any, item: int | None) -> None:
         self.fixed.append(value)
         self.fixed_items.append(item)
+
+
+def _check(options: Mapping[Any, Any]) -> None:
+    """Refuse what the callable, if it is a pipeline, hands to a tokenizer."""
+    if how := otherwise(options):
+        raise InputError(how)
 
 
 def with_texts(

@@ -20,9 +20,10 @@ from prometheus_client import CollectorRegistry
 from guard.arguments import Place, Texts, with_texts
 from guard.decorator import refusal
 from guard.engine import Engine, logger
-from guard.errors import ConfigError, InputError, TokenizerMismatch
+from guard.errors import ConfigError, TokenizerMismatch
 from guard.live import LiveMonitor
 from guard.monitor import Monitor
+from guard.otherwise import SPLIT, otherwise
 from guard.policy import Policy, PolicyOptions
 
 OnBlock: TypeAlias = Literal["raise", "placeholder"]
@@ -30,13 +31,6 @@ OnBlock: TypeAlias = Literal["raise", "placeholder"]
 _ITEM = Place(position=0, variadic=False, keyword=None, bound=0)
 _OPTIONS = Place(position=None, variadic=False, keyword=None, bound=0)
 _BLOCKED = object()
-# Options of a tokenizer that have it read other ids in a text than its tokenizer.json says.
-_SPLIT = "split_special_tokens"
-_OTHERWISE = {
-    _SPLIT: "reads special tokens as words; take it out of tokenizer_config.json, and do not pass "
-    "it",
-    "is_split_into_words": "joins words that are scanned one by one; pass whole texts",
-}
 
 
 def pipeline(
@@ -135,7 +129,7 @@ def tokenizer_json(tokenizer: Any) -> bytes:
     ConfigError
         It is no fast tokenizer, or one that reads special tokens in a text as words.
     """
-    _check_options({_SPLIT: getattr(tokenizer, _SPLIT, False)})
+    _check_options({SPLIT: getattr(tokenizer, SPLIT, False)})
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ConfigError(
@@ -151,17 +145,8 @@ def tokenizer_json(tokenizer: Any) -> bytes:
 
 def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse what has a tokenizer read other ids in a text than the monitor does."""
-    if how := _otherwise(options):
+    if how := otherwise(options):
         raise ConfigError(how)
-
-
-def _otherwise(options: Mapping[str, Any]) -> str | None:
-    """Say how a tokenizer reads with these options, if not as its tokenizer.json says."""
-    within = options.get("tokenizer_kwargs")
-    for name, how in _OTHERWISE.items():
-        if options.get(name) or (isinstance(within, Mapping) and within.get(name)):
-            return f"the tokenizer has {name} set, by which it {how}"
-    return None
 
 
 class GuardedPipeline:
@@ -219,12 +204,8 @@ class GuardedPipeline:
     def _admit(self, item: Any, place: int | None = None) -> Any:
         """Return an item, stripped where need be; or that it is blocked."""
         found = Texts(_ITEM, (item,), {})
-        error = found.error
-        # What a dict holds are arguments of the tokenizer.
-        if error is None and isinstance(item, Mapping) and (how := _otherwise(item)):
-            error = InputError(how)
-        if error is not None:
-            decision = self._engine.undecided(error)
+        if found.error is not None:
+            decision = self._engine.undecided(found.error)
         else:
             decision = self._engine.decide(found.texts, found.fixed)
         if decision.outcome == "stripped":

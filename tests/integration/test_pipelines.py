@@ -261,6 +261,10 @@ def test_an_item_gives_the_tokenizer_no_options(
         guarded(pipe, monitor)(item)
     with pytest.raises(InputError, match=option):
         guarded(pipe, monitor)([item])
+    with pytest.raises(InputError, match=option):
+        guard.protect(monitor, registry=CollectorRegistry())(pipe)([item])
+    with pytest.raises(InputError, match=option):
+        guard.protect(monitor, registry=CollectorRegistry())(pipe)("the film", **{option: True})
     classify = guarded(pipe, monitor, on_block="placeholder")
     assert classify([item, {**item, option: False}])[0] == BLOCKED
     assert guarded(pipe, monitor)({**item, option: False})
