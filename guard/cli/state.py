@@ -1,8 +1,8 @@
 """Whose state a run goes on from: only what this user began here is taken for measured.
 
 State lies beside the output, where an archive that holds a model may bring some along. So it is
-noted, in the user's own directory, where runs are under way; the note is also what keeps two runs
-from writing to one output.
+noted, in the user's own directory, where runs are under way, and what one that was interrupted left
+there; the note is also what keeps two runs from writing to one output.
 """
 
 from __future__ import annotations
@@ -36,10 +36,7 @@ def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[bool]
     """
     note = _home() / hashlib.sha256(os.fsencode(out.resolve())).hexdigest()
     if (found := states()) and not note.is_file():
-        raise GuardError(
-            f"{found[0]} was not begun here by you, so it may hold what somebody made up; remove "
-            "it, and run this again"
-        )
+        raise _not_yours(found[0])
     try:
         file = _open(note)
     except OSError:
@@ -55,18 +52,47 @@ def under_way(out: Path, states: Callable[[], Sequence[Path]]) -> Iterator[bool]
             raise GuardError(
                 f"another run is under way to {out}; wait for it, or choose another output"
             )
+        # A run that was killed had no time to say what it left.
+        known = file.read().splitlines()
+        if known and found and _marks(found) != known:
+            raise _not_yours(found[0])
+        _write(file, [])
         try:
             yield True
         finally:
-            if not states():
+            if left := states():
+                _write(file, _marks(left))
+            else:
                 with suppress(OSError):
                     note.unlink()
+
+
+def _not_yours(state: Path) -> GuardError:
+    return GuardError(
+        f"{state} was not begun here by you, so it may hold what somebody made up; remove it, and "
+        "run this again"
+    )
+
+
+def _marks(states: Sequence[Path]) -> list[bytes]:
+    """Tell directories from others of their names: nobody can choose when one was changed."""
+    about = ((path.name, path.stat()) for path in states)
+    return sorted(f"{name} {at.st_ino} {at.st_ctime_ns}".encode() for name, at in about)
+
+
+def _write(file: BinaryIO, lines: Sequence[bytes]) -> None:
+    with suppress(OSError):  # of one that can only be read
+        file.truncate(0)
+        file.write(b"".join(line + b"\n" for line in lines))
+        file.flush()
 
 
 def _open(note: Path) -> BinaryIO:
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        return note.open("wb")
+        file = note.open("a+b")
+        file.seek(0)
+        return file
     except OSError:
         # That of an earlier run, in a home that can only be read by now, is as good.
         return note.open("rb")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,52 @@ def test_what_was_begun_here_is_gone_on_from(tmp_path: Path) -> None:
         under_way(out, lambda: states(out)),
     ):
         raise AssertionError
+
+
+def test_what_comes_to_lie_in_the_place_of_what_a_run_left_is_refused(tmp_path: Path) -> None:
+    """The user removes it by hand, and unpacks somebody's archive."""
+    out, state = tmp_path / "bank", tmp_path / ".bank.scan"
+
+    def interrupted() -> None:
+        with under_way(out, lambda: states(out)):
+            state.mkdir(exist_ok=True)
+            (state / secrets.token_hex(4)).touch()
+            raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    shutil.rmtree(state)
+    state.mkdir()
+    with pytest.raises(GuardError, match="was not begun here by you"):
+        interrupted()
+    # Nor does a second attempt take it for its own.
+    with pytest.raises(GuardError, match="was not begun here by you"):
+        interrupted()
+    shutil.rmtree(state)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+def test_what_a_run_left_that_was_killed_is_gone_on_from(tmp_path: Path) -> None:
+    out, state = tmp_path / "bank", tmp_path / ".bank.scan"
+    killed = (
+        "import os, sys; from pathlib import Path; from guard.cli.state import under_way\n"
+        "out, state = map(Path, sys.argv[1:])\n"
+        "with under_way(out, lambda: [state] if state.exists() else []):\n"
+        "    state.mkdir(exist_ok=True)\n"
+        "    (state / str(os.getpid())).touch()\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", killed, str(out), str(state)], cwd=ROOT, check=False
+        )
+        assert done.returncode == -9
+    with under_way(out, lambda: states(out)) as kept:
+        assert kept
+        assert len(list(state.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
