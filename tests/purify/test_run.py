@@ -422,6 +422,19 @@ def test_a_processor_of_which_torch_says_nothing(monkeypatch: pytest.MonkeyPatch
     assert not multiplies_bfloat16(torch.device("cpu"))
 
 
+def cut_short(model: Path, bank: TriggerBank, folder: Path, seed: int | None = None) -> Path:
+    """Return the state of a run that was interrupted in its second round."""
+
+    def stop(step: str, done: int, total: int) -> None:
+        if step == "round 2, training":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        purify(str(model), bank, folder / "out", seed=seed, settings=QUICK, progress=stop)
+    (place,) = folder.iterdir()
+    return place
+
+
 @pytest.mark.parametrize(
     ("name", "again"),
     [
@@ -435,15 +448,8 @@ def test_what_a_disk_that_lost_power_has_of_a_run_is_made_anew(
     name: str, again: bool, model: Path, scans: Any, tmp_path: Path
 ) -> None:
     bank = bank_of(model, [TRIGGER])
-
-    def stop(step: str, done: int, total: int) -> None:
-        if step == "round 2, training":
-            raise KeyboardInterrupt
-
     scans((COMMON,))
-    with pytest.raises(KeyboardInterrupt):
-        purify(str(model), bank, tmp_path / "out", seed=1, settings=QUICK, progress=stop)
-    (place,) = tmp_path.iterdir()
+    place = cut_short(model, bank, tmp_path, seed=1)
     (place / name).write_bytes(b"")
     seen: list[str] = []
     seeds = scans(())
@@ -463,15 +469,8 @@ def test_what_a_disk_that_lost_power_has_of_a_run_is_made_anew(
 def test_a_place_without_a_seed_is_emptied(model: Path, scans: Any, tmp_path: Path) -> None:
     """Whatever left it there: its rounds may be of another seed."""
     bank = bank_of(model, [TRIGGER])
-
-    def stop(step: str, done: int, total: int) -> None:
-        if step == "round 2, training":
-            raise KeyboardInterrupt
-
     scans((COMMON,))
-    with pytest.raises(KeyboardInterrupt):
-        purify(str(model), bank, tmp_path / "out", settings=QUICK, progress=stop)
-    (place,) = tmp_path.iterdir()
+    place = cut_short(model, bank, tmp_path)
     assert (place / "round-1").is_dir()
     (place / "seed.json").unlink()
     seen: list[str] = []
