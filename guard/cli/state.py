@@ -75,9 +75,9 @@ def _not_yours(state: Path) -> GuardError:
 
 
 def _marks(states: Sequence[Path]) -> list[bytes]:
-    """Tell directories from others of their names: nobody can choose when one was changed."""
-    about = ((path.name, path.stat()) for path in states)
-    return sorted(f"{name} {at.st_ino} {at.st_ctime_ns}".encode() for name, at in about)
+    """Tell directories from others in their places: nobody can choose when one was changed."""
+    about = (path.stat() for path in states)
+    return sorted(f"{at.st_ino} {at.st_ctime_ns}".encode() for at in about)
 
 
 def _write(file: BinaryIO, lines: Sequence[bytes]) -> None:

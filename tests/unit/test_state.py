@@ -22,6 +22,19 @@ def states(out: Path) -> list[Path]:
     return [state] if state.exists() else []
 
 
+def test_an_output_of_any_name(tmp_path: Path) -> None:
+    out = tmp_path / "a\nb\udcff"
+
+    def interrupted() -> None:
+        with under_way(out, lambda: states(out)):
+            out.with_name(f".{out.name}.scan").mkdir(exist_ok=True)
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+
+
 def test_what_was_begun_here_is_gone_on_from(tmp_path: Path) -> None:
     out = tmp_path / "bank"
 
