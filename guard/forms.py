@@ -65,7 +65,7 @@ def loose_pairs(body: bytes) -> list[str]:
     Of JSON, what stands before the first value is no name that an application asks for.
     """
     found: list[str] = []
-    for text in {body.decode(), body.decode("latin-1")}:
+    for text in dict.fromkeys((body.decode(), body.decode("latin-1"))):
         pairs = [pair.partition("=") for pair in _SEPARATOR.split(text)]
         found += [name for name, equals, _ in pairs if equals and name.lstrip()[:1] not in _JSON]
         found += [value for _, equals, value in pairs if equals]
